@@ -1,1 +1,38 @@
-//! x
+//! What both sides of Guidevane share: the structs of the maps, byte for byte, and every decision as a
+//! pure function.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`address`] | how addresses and endpoints are written down and hashed for the indexes |
+//! | [`branchless`] | nothing: comparisons that the verifier can follow |
+//! | [`checksum`] | how an Internet checksum follows a rewrite |
+//! | [`flow`] | a flow's key and its keyed hash |
+//! | [`index`] | which bucket of an endpoint index an address and port live in |
+//! | [`layout`] | what a map element looks like |
+//! | [`maglev`] | which backends a hash may go to, in which order |
+//! | [`pick`] | which backend a new flow gets |
+//! | [`reason`] | what became of a packet |
+//! | [`siphash`] | the keyed hash |
+//! | [`slot`] | the eight bytes of a flow: fingerprint, backend, state, age |
+//! | [`table`] | where a flow lives and whom it may push out |
+//! | [`track`] | what a packet, or silence, does to a flow |
+//!
+//! Nothing here reads a clock, a packet or a map: callers pass values in and carry decisions out, so the
+//! XDP program, the daemon, the simulator and the property tests all run the same code.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod branchless;
+pub mod checksum;
+pub mod flow;
+pub mod index;
+pub mod layout;
+pub mod maglev;
+pub mod pick;
+pub mod reason;
+pub mod siphash;
+pub mod slot;
+pub mod table;
+pub mod track;

@@ -1,0 +1,350 @@
+//! The elements of the maps, byte for byte.
+//!
+//! Every element that both sides write, or that the packet path reads, is one cache line; multi-byte
+//! fields are in host order unless their name ends in `_be`.
+
+use crate::{
+    address::{Address, Endpoint, Mac},
+    index,
+    siphash::Key,
+    slot::{GAUGES, MAX_BACKENDS},
+    track::Track,
+};
+
+/// Bytes in a cache line on the machines this runs on.
+pub const LINE: usize = 64;
+
+/// Most VIPs; as many addresses besides, for ARP and neighbour discovery.
+pub const MAX_VIPS: usize = 512;
+
+/// Ids of `VIPS`: services and addresses.
+pub const VIP_IDS: usize = 2 * MAX_VIPS;
+
+/// Table entries in one element of `TABLE`.
+pub const TABLE_LINE: usize = 32;
+
+/// Elements of `TABLE` unless the loader asks for more: 512 tables of 4,093 entries in two generations.
+pub const TABLE_LINES: usize = 1 << 17;
+
+/// Sets of the flow table unless the loader asks for others: a million slots.
+pub const FLOW_SETS: usize = 1 << 17;
+
+/// Changes whenever an element's size or meaning, or the hash, changes: pins of another layout are refused.
+pub const LAYOUT: u64 = {
+    const REVISION: u64 = 1;
+    let sizes = [
+        size_of::<Meta>(),
+        size_of::<Control>(),
+        size_of::<Vip>(),
+        size_of::<Backend>(),
+        size_of::<Load>(),
+        size_of::<Total>(),
+        size_of::<FlowInfo>(),
+        size_of::<Histogram>(),
+        size_of::<Traffic>(),
+        MAX_BACKENDS,
+        VIP_IDS,
+        index::BUCKETS as usize,
+    ];
+    // FNV-1a: one number out of a few, at compile time.
+    let mut hash = 0xcbf2_9ce4_8422_2325 ^ REVISION;
+    let mut i = 0;
+    while i < sizes.len() {
+        hash = (hash ^ sizes[i] as u64).wrapping_mul(0x0100_0000_01b3);
+        i += 1;
+    }
+    hash
+};
+
+/// `META`, one element: what must be known to adopt pinned maps. Written once, by the daemon that made them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Meta {
+    /// [`LAYOUT`].
+    pub layout: u64,
+    /// The flow hash's secret.
+    pub key: Key,
+    /// Sets in `FLOWS`, a power of two.
+    pub flow_sets: u32,
+    /// Elements of `TABLE`.
+    pub table_lines: u32,
+    /// Jiffies a second.
+    pub hz: u32,
+    /// Shift from jiffies to the age clock.
+    pub age_shift: u32,
+    /// Always 0.
+    pub reserved: [u64; 3],
+}
+
+/// `CONTROL`, one element: the words the daemon flips while packets flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Control {
+    /// [`index::Active`] of `VIP_INDEX`.
+    pub vip_index: u64,
+    /// [`index::Active`] of `REAL_INDEX`.
+    pub real_index: u64,
+    /// Jiffies at the end of the governor's last whole tick.
+    pub heartbeat: u64,
+    /// Always 0.
+    pub reserved: [u64; 5],
+}
+
+/// `CLOCK`, one element: both clocks at one moment, written by the `clock` program when it is test-run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Clock {
+    /// `bpf_jiffies64`.
+    pub jiffies: u64,
+    /// `bpf_ktime_get_ns`: `CLOCK_MONOTONIC`.
+    pub nanoseconds: u64,
+}
+
+/// How packets reach a VIP's backends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mode {
+    /// The backend's MAC address; it answers the client directly.
+    L2 = 0,
+    /// The backend's address and port; answers come back through here.
+    Nat = 1,
+}
+
+/// `VIPS`, two rows an id: a service, or an address to answer ARP and neighbour discovery for.
+///
+/// A row is never changed while it is live: the spare one is written and the handle in `VIP_INDEX` flipped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Vip {
+    /// What packets are addressed to.
+    pub endpoint: Endpoint,
+    /// A [`Mode`].
+    pub mode: u8,
+    /// [`vip_flags`].
+    pub flags: u8,
+    /// This row's id.
+    pub id: u16,
+    /// First entry of the Maglev table in `TABLE`, a multiple of [`TABLE_LINE`].
+    pub table: u32,
+    /// Entries of the Maglev table; 0 when there is no backend.
+    pub table_size: u32,
+    /// First entry of the member list in `TABLE`, a multiple of [`TABLE_LINE`].
+    pub members: u32,
+    /// Members.
+    pub member_count: u16,
+    /// Bytes of an answer that are headers, not progress.
+    pub skip_bytes: u16,
+    /// How to pick: see [`crate::pick::Rule`].
+    pub rule: crate::pick::Rule,
+    /// Folded sum of address and port, for checksums.
+    pub checksum: u16,
+    /// The MAC address to answer neighbours with.
+    pub mac: Mac,
+    /// The interface on which neighbours are answered.
+    pub interface: u32,
+    /// Always 0.
+    pub reserved: [u32; 2],
+}
+
+/// Bits of [`Vip::flags`].
+pub mod vip_flags {
+    /// Affinity is the client's address, not the whole flow.
+    pub const CLIENT_AFFINITY: u8 = 1;
+    /// An address alone: ARP and neighbour discovery are answered for it.
+    pub const ANSWER_NEIGHBOURS: u8 = 2;
+}
+
+/// One of a backend's two rows: how to reach it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Hop {
+    /// Where the server listens.
+    pub endpoint: Endpoint,
+    /// MAC address of the next hop towards it.
+    pub mac: Mac,
+    /// MAC address of the interface on the way.
+    pub source_mac: Mac,
+    /// That interface.
+    pub interface: u32,
+    /// Folded sum of address and port, for checksums.
+    pub checksum: u16,
+    /// The VIP it belongs to.
+    pub vip: u16,
+    /// Always 0.
+    pub reserved: [u8; 16],
+}
+
+/// `BACKENDS`, by id: the two rows of a backend, and the word that says which is live and what it may get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Backend {
+    /// [`backend_bits`]: read and written as one word.
+    pub control: u32,
+    /// Always 0.
+    pub reserved: u32,
+    /// The row in use except while it is being rewritten, in the control word's cache line.
+    pub hops: [Hop; 2],
+    /// Always 0: pads the element to whole cache lines.
+    pub padding: [u64; 1],
+}
+
+/// Bits of [`Backend::control`].
+pub mod backend_bits {
+    /// The live row's number.
+    pub const ROW: u32 = 1;
+    /// The id is in use.
+    pub const PRESENT: u32 = 2;
+    /// Health checks pass.
+    pub const HEALTHY: u32 = 4;
+    /// New flows are welcome: not draining, weight above zero.
+    pub const ACTIVE: u32 = 8;
+    /// The next hop is resolved.
+    pub const REACHABLE: u32 = 16;
+    /// All that a backend needs to get new flows.
+    pub const ELIGIBLE: u32 = PRESENT | HEALTHY | ACTIVE | REACHABLE;
+}
+
+/// `LOADS`, by backend: the live gauges, and the daemon's word on what they mean.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Load {
+    /// Live flows by [`crate::slot::Gauge`]; changed by atomic adds alone.
+    pub gauges: [u32; GAUGES],
+    /// [`crate::pick::Steer`]: cost and correction, read and written as one word.
+    pub steer: u64,
+    /// Flows at once that the server can work on; 0 when unknown.
+    pub limit: u32,
+    /// The cost that the configured weight alone gives.
+    pub static_cost: u32,
+    /// The backend's part of the VIP's capacity, in 65,536ths.
+    pub share: u32,
+    /// Always 0.
+    pub reserved: u32,
+    /// Flows opened, ever.
+    pub opened: u64,
+    /// Requests seen, ever.
+    pub requests: u64,
+    /// Bytes of answers that clients acknowledged, ever; noted about once a second for each flow.
+    pub progressed: u64,
+}
+
+/// `TOTALS`, by VIP id: the sums of its backends' gauges, and the round robin's cursor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Total {
+    /// Live flows by [`crate::slot::Gauge`].
+    pub gauges: [u32; GAUGES],
+    /// Next turn of the round robin.
+    pub cursor: u32,
+    /// How many half-open flows of a backend count as load at most: lowered when SYNs come without requests.
+    pub opening_cap: u32,
+    /// The part of their time that open connections have a request under way, in 256ths.
+    pub duty: u32,
+    /// Always 0.
+    pub reserved: [u32; 9],
+}
+
+/// `FLOW_INFO`: the cold line of the slot with the same number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowInfo {
+    /// The client's address.
+    pub client: Address,
+    /// The client's port, network byte order.
+    pub client_port_be: u16,
+    /// The VIP's id.
+    pub vip: u16,
+    /// Where the client's packets come from: the MAC address answers go to.
+    pub client_mac: Mac,
+    /// The MAC address they were sent to.
+    pub own_mac: Mac,
+    /// The interface they came in on.
+    pub interface: u32,
+    /// Numbers of the flow.
+    pub track: Track,
+    /// When it was opened, `CLOCK_MONOTONIC` nanoseconds.
+    pub opened_at: u64,
+    /// When its last request went out, likewise; 0 before the first.
+    pub request_at: u64,
+}
+
+/// Buckets of a [`Histogram`].
+pub const HISTOGRAM_BUCKETS: usize = 32;
+
+/// `PROGRESS`, by backend: times from a request to the first progress of its answer.
+///
+/// Bucket `n` counts times below 2^n times [`Histogram::UNIT_NS`] and not below half of that; the last
+/// takes the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Histogram {
+    /// Counts by bucket.
+    pub counts: [u32; HISTOGRAM_BUCKETS],
+    /// Sum of all times in nanoseconds.
+    pub sum_ns: u64,
+    /// How many times were summed.
+    pub count: u64,
+    /// Always 0.
+    pub reserved: [u64; 6],
+}
+
+impl Histogram {
+    /// Resolution: 1.024 microseconds, so that a shift does.
+    pub const UNIT_SHIFT: u32 = 10;
+    /// The same in nanoseconds.
+    pub const UNIT_NS: u64 = 1 << Self::UNIT_SHIFT;
+
+    /// The bucket of a time in nanoseconds, `0..HISTOGRAM_BUCKETS`.
+    #[inline(always)]
+    pub const fn bucket(nanoseconds: u64) -> usize {
+        let mut units = nanoseconds >> Self::UNIT_SHIFT;
+        // No count-leading-zeros instruction in BPF: five halvings instead.
+        let mut bucket = 0;
+        let mut step = 16;
+        while step > 0 {
+            if units >> step != 0 {
+                units >>= step;
+                bucket += step;
+            }
+            step >>= 1;
+        }
+        if units != 0 {
+            bucket += 1;
+        }
+        if bucket >= HISTOGRAM_BUCKETS { HISTOGRAM_BUCKETS - 1 } else { bucket }
+    }
+}
+
+/// `TRAFFIC`, by backend and per CPU: what was forwarded to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Traffic {
+    /// Packets to the backend.
+    pub packets: u64,
+    /// Bytes of their frames.
+    pub bytes: u64,
+    /// Packets from the backend (`nat`).
+    pub returned_packets: u64,
+    /// Bytes of their frames.
+    pub returned_bytes: u64,
+    /// Flows that were evicted while they were live or might have been.
+    pub evicted: u64,
+    /// Always 0.
+    pub reserved: [u64; 3],
+}
+
+const _: () = {
+    assert!(size_of::<Endpoint>() == 20);
+    assert!(size_of::<Meta>() == LINE);
+    assert!(size_of::<Control>() == LINE);
+    assert!(size_of::<Clock>() == 16);
+    assert!(size_of::<Vip>() == LINE);
+    assert!(size_of::<Hop>() == 56);
+    assert!(size_of::<Backend>() == 2 * LINE);
+    assert!(size_of::<Load>() == LINE);
+    assert!(size_of::<Total>() == LINE);
+    assert!(size_of::<FlowInfo>() == LINE);
+    assert!(size_of::<Histogram>().is_multiple_of(LINE));
+    assert!(size_of::<Traffic>() == LINE);
+    assert!(size_of::<[u16; TABLE_LINE]>() == LINE);
+};

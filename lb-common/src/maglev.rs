@@ -1,0 +1,101 @@
+//! Consistent hashing: Maglev tables, weighted, and the order in which a hash meets backends.
+//!
+//! Eisenbud and others, "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section
+//! 3.4. Weights by credit: in a turn every backend earns its weight and spends the largest weight a slot,
+//! so shares are exact to within one slot at any scale of weights.
+
+use crate::flow::{mix, reduce};
+
+/// Table sizes, primes: the smallest with a hundred slots a backend keeps the imbalance below one per cent
+/// (section 5.3 of the paper).
+pub const SIZES: [u32; 3] = [4093, 16381, 65537];
+
+/// What an empty table slot holds: no backend has this id.
+pub const NOBODY: u16 = u16::MAX;
+
+/// The table size for a number of backends.
+pub const fn size_for(backends: usize) -> u32 {
+    const SLOTS_EACH: usize = 100;
+    let mut i = 0;
+    while i + 1 < SIZES.len() {
+        if SIZES[i] as usize >= backends * SLOTS_EACH {
+            return SIZES[i];
+        }
+        i += 1;
+    }
+    SIZES[i]
+}
+
+/// A backend on its way into a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The id that the table will hold.
+    pub backend: u16,
+    /// What the backend is across restarts and machines: a hash of its name and address.
+    pub identity: u64,
+    /// Its share relative to the others; 0 leaves it out.
+    pub weight: u32,
+}
+
+/// Room for one member's place in its permutation while a table is built.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scratch {
+    position: u32,
+    skip: u32,
+    credit: u64,
+}
+
+/// Fills `table`, whose length must be one of [`SIZES`] or another prime, from `members` sorted by
+/// identity; `scratch` holds at least as many elements. Without a member of weight above zero, every slot
+/// becomes [`NOBODY`].
+pub fn build(members: &[Member], table: &mut [u16], scratch: &mut [Scratch]) {
+    table.fill(NOBODY);
+    let size = table.len() as u32;
+    let Some(largest) = members.iter().map(|m| m.weight).max().filter(|&w| w > 0) else { return };
+    for (member, place) in members.iter().zip(scratch.iter_mut()) {
+        *place = start(member.identity, size);
+    }
+    let mut left = size;
+    loop {
+        for (member, place) in members.iter().zip(scratch.iter_mut()) {
+            place.credit += u64::from(member.weight);
+            if place.credit < u64::from(largest) {
+                continue;
+            }
+            place.credit -= u64::from(largest);
+            claim(member.backend, place, table);
+            left -= 1;
+            if left == 0 {
+                return;
+            }
+        }
+    }
+}
+
+fn start(identity: u64, size: u32) -> Scratch {
+    let (offset, skip) = (mix(identity), mix(identity ^ 0x9e37_79b9_7f4a_7c15));
+    Scratch {
+        position: (offset % u64::from(size)) as u32,
+        skip: (skip % u64::from(size - 1)) as u32 + 1,
+        credit: 0,
+    }
+}
+
+/// Takes the next free slot of a member's permutation. There is one: the caller counts.
+fn claim(backend: u16, place: &mut Scratch, table: &mut [u16]) {
+    let size = table.len() as u32;
+    while table[place.position as usize] != NOBODY {
+        place.position = (place.position + place.skip) % size;
+    }
+    table[place.position as usize] = backend;
+}
+
+/// The table slot that draw number `draw` of a hash looks at, `0..size`.
+///
+/// Draw 0 is the flow's place in plain consistent hashing; the rest are independent of it.
+#[inline(always)]
+pub const fn draw(hash: u64, draw: u32, size: u32) -> u32 {
+    // Odd multiples of the golden ratio walk the hash without returning.
+    let bits = mix(hash.wrapping_add((draw as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    reduce((bits >> 32) as u32, size)
+}

@@ -1,0 +1,79 @@
+//! What became of a packet: one list of reasons, counted per CPU, named the same in code, CLI and metrics.
+
+/// What the program did with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Sent on to a backend or back to a client.
+    Forward,
+    /// Answered by the program itself.
+    Answer,
+    /// Left to the host's own stack, untouched.
+    Pass,
+    /// Dropped.
+    Drop,
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $action:ident;)*) => {
+        /// Why a packet went where it went. Its number is its element in the `REASONS` map.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            /// All reasons by their number.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The name in the CLI and in metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// What was done with the packet.
+            pub const fn action(self) -> Action {
+                match self { $(Self::$name => Action::$action,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A packet of a flow in the table.
+    Established = "established", Forward;
+    /// A new flow was entered in the table.
+    NewFlow = "new_flow", Forward;
+    /// A new flow went out, but another CPU took its slot first: it is not in the table yet.
+    Untracked = "untracked", Forward;
+    /// A TCP segment of no known flow, sent where the Maglev table sends it.
+    Unknown = "unknown_flow", Forward;
+    /// A server's packet on its way back to the client (`nat`).
+    Returned = "returned", Forward;
+    /// An ARP request for a VIP.
+    Arp = "arp", Answer;
+    /// A neighbour solicitation for a VIP.
+    Neighbour = "neighbour_solicitation", Answer;
+    /// Neither IPv4 nor IPv6, or not for a VIP.
+    NotOurs = "not_ours", Pass;
+    /// Too short to tell whom it is for.
+    Unreadable = "unreadable", Pass;
+    /// For a VIP's address, but no TCP or UDP that the program can read.
+    OtherProtocol = "other_protocol", Pass;
+    /// For a VIP, with a header cut short.
+    Truncated = "truncated", Drop;
+    /// A fragment for a VIP: only whole packets can be steered.
+    Fragment = "fragment", Drop;
+    /// The TTL or hop limit ran out.
+    TtlExpired = "ttl_expired", Drop;
+    /// No backend can take the flow: all are down, draining or without a next hop.
+    NoBackend = "no_backend", Drop;
+    /// The flow's backend has no next hop.
+    NoNextHop = "no_next_hop", Drop;
+    /// A TCP segment of no known flow for a `nat` VIP: nothing could translate the answer.
+    UnknownNat = "unknown_flow_nat", Drop;
+    /// A map look-up that cannot fail failed.
+    Internal = "internal_error", Drop;
+}
+
+/// Elements of the `REASONS` map; room for those to come.
+pub const REASONS: usize = 64;
+const _: () = assert!(Reason::ALL.len() <= REASONS);

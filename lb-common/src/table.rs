@@ -1,0 +1,165 @@
+//! The flow table: two candidate sets of eight slots for every flow.
+//!
+//! Scans are written without branches: eight unrolled branches, each with another constant position behind
+//! it, take the verifier past its million instructions. [`Hide`] keeps the compiler from finding the
+//! branches again.
+//!
+//! A slot changes only by a compare-exchange on the word that was read ([`Word`]), and only the winner may
+//! move gauges. Plain stores drift by thousands in a test of two threads.
+
+use crate::{
+    branchless::{Hide, is_zero, smaller},
+    slot::{self, Slot, State},
+    track::Verdict,
+};
+
+/// Slots in a set: eight words are one cache line.
+pub const WAYS: usize = 8;
+
+/// One word of a set, in whatever memory it lies: a map in the kernel, a mapping in the daemon, a model.
+pub trait Word: Hide {
+    /// Reads the word.
+    fn load(&self) -> u64;
+
+    /// Writes `new` if the word is still `old`, and says what was found there.
+    fn compare_exchange(&self, old: u64, new: u64) -> u64;
+}
+
+/// A slot that a scan found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Position in its set, `0..WAYS`.
+    pub position: usize,
+    /// The word as it was read.
+    pub slot: Slot,
+}
+
+/// The first set of a flow; `mask` is the number of sets less one.
+#[inline(always)]
+pub const fn first_set(hash: u64, mask: u32) -> u32 {
+    hash as u32 & mask
+}
+
+/// A flow's other set, from either of the two and the fingerprint, so that an entry can be moved without
+/// its key (partial-key cuckoo hashing, Fan and others 2014). Never the same set while there are two.
+#[inline(always)]
+pub const fn other_set(set: u32, tag: u64, mask: u32) -> u32 {
+    // The odd multiplier of MurmurHash2; the low bit set keeps the two apart.
+    let step = ((tag >> 32) as u32).wrapping_mul(0x5bd1_e995) >> 3 | 1;
+    (set ^ step) & mask
+}
+
+/// Looks for a flow in a set.
+#[inline(always)]
+pub fn find<W: Word>(set: &[W; WAYS], tag: u64) -> Option<Found> {
+    let (mut hit, mut position, mut word) = (0u64, 0u64, 0u64);
+    for (way, entry) in set.iter().enumerate() {
+        let entry = entry.load();
+        let first = is_zero::<W>((entry ^ tag) >> 28) & (hit ^ 1);
+        hit |= first;
+        position |= first * way as u64;
+        word |= entry & first.wrapping_neg();
+    }
+    if hit == 0 {
+        return None;
+    }
+    Some(Found { position: position as usize & (WAYS - 1), slot: Slot(word) })
+}
+
+/// What a set has to offer to a new flow.
+#[derive(Clone, Copy, Debug)]
+struct Offer {
+    /// Worth of its least worthy slot, and that slot's position in the low three bits.
+    rank: u64,
+    /// Slots in use.
+    used: u64,
+}
+
+#[inline(always)]
+fn offer<W: Word>(set: &[W; WAYS], now: u32) -> Offer {
+    let (mut rank, mut used) = (u64::from(u32::MAX), 0);
+    for (way, entry) in set.iter().enumerate() {
+        let entry = entry.load();
+        used += 1 - is_zero::<W>(entry);
+        rank = smaller::<W>(rank, u64::from(Slot(entry).worth(now)) << 3 | way as u64);
+    }
+    Offer { rank, used }
+}
+
+/// Where a new flow goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Whether it is the second of the two sets.
+    pub second: bool,
+    /// Position in the set.
+    pub position: usize,
+}
+
+/// Chooses the place of a new flow in its two sets: a slot nobody needs in the emptier one, else the slot
+/// least worth keeping. The caller reads the word there, and that word's state says what is lost.
+#[inline(always)]
+pub fn place<W: Word>(first: &[W; WAYS], second: &[W; WAYS], now: u32) -> Place {
+    let (a, b) = (offer(first, now), offer(second, now));
+    let spare = |offer: &Offer| Slot::state_of_worth((offer.rank >> 3) as u32) as u8 <= State::Closed as u8;
+    let second = if spare(&a) && spare(&b) { b.used < a.used } else { b.rank >> 3 < a.rank >> 3 };
+    let rank = if second { b.rank } else { a.rank };
+    Place { second, position: rank as usize & (WAYS - 1) }
+}
+
+/// The word that a verdict on a flow leaves in its slot at `now`.
+#[inline(always)]
+pub const fn settle(slot: Slot, verdict: &Verdict, now: u32) -> Slot {
+    slot.with(slot.backend(), verdict.state, now)
+}
+
+/// What the daemon's sweep does to a slot that has been silent until `now`: the word to put there, or none
+/// to leave it alone. `finished` is whether the flow's client has sent FIN.
+pub const fn age_out(slot: Slot, now: u32, limits: &Limits, finished: bool) -> Option<Slot> {
+    let silent = slot.silent_for(now);
+    let next = match slot.state() {
+        State::Empty => return None,
+        State::Opening if silent >= OPENING_TICKS => State::Stale,
+        State::Stale if silent >= limits.half_open => return Some(Slot::EMPTY),
+        State::Awaiting if finished && silent >= limits.idle_after => State::Closing,
+        State::Streaming if finished && silent >= limits.idle_after => State::Closing,
+        State::Streaming if silent >= limits.idle_after => State::Idle,
+        State::Idle | State::Awaiting if silent >= limits.idle_timeout => return Some(Slot::EMPTY),
+        State::Closing if silent >= limits.closing => return Some(Slot::EMPTY),
+        State::Closed if silent >= limits.linger => return Some(Slot::EMPTY),
+        _ => return None,
+    };
+    // The stamp stays: it says when the client was last heard of, whatever state silence has led to.
+    Some(slot.with(slot.backend(), next, slot.age()))
+}
+
+/// Two ticks are more than a second: the age at which a half-open flow stops counting as load.
+const OPENING_TICKS: u32 = 2;
+
+/// How long silent flows are kept, in ticks of the age clock; all below [`slot::AGE_MASK`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `streaming` becomes `idle`.
+    pub idle_after: u32,
+    /// `idle` and `awaiting` are freed.
+    pub idle_timeout: u32,
+    /// Stale half-open flows are freed; SYN retransmits come until 63 s after the first (`tcp_syn_retries`).
+    pub half_open: u32,
+    /// `closing` is freed.
+    pub closing: u32,
+    /// `closed` is freed.
+    pub linger: u32,
+}
+
+impl Limits {
+    /// Clamps a time-out in ticks to what an age can tell apart.
+    pub const fn ticks(ticks: u32) -> u32 {
+        const LONGEST: u32 = slot::AGE_MASK - 64;
+        if ticks > LONGEST {
+            LONGEST
+        } else if ticks < 2 {
+            2
+        } else {
+            ticks
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What a packet does to a flow, judged from the client's direction alone, so that it holds under direct
+//! server return and through TLS.
+
+use crate::slot::State;
+
+/// TCP flags as they stand in the header's 14th byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(pub u8);
+
+impl Flags {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 0x02;
+    /// Reset.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgement number is valid.
+    pub const ACK: u8 = 0x10;
+
+    /// Whether any of `bits` is set.
+    #[inline(always)]
+    pub const fn has(self, bits: u8) -> bool {
+        self.0 & bits != 0
+    }
+
+    /// Whether this opens a connection: SYN without ACK or RST.
+    #[inline(always)]
+    pub const fn opens(self) -> bool {
+        self.0 & (Self::SYN | Self::ACK | Self::RST) == Self::SYN
+    }
+}
+
+/// One TCP segment from the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Flags.
+    pub flags: Flags,
+    /// Sequence number, host byte order.
+    pub sequence: u32,
+    /// Acknowledgement number, host byte order.
+    pub acknowledged: u32,
+    /// Bytes of payload.
+    pub payload: u32,
+    /// The payload starts with a TLS handshake or change-cipher-spec record: part of opening the
+    /// connection, not a request.
+    pub handshake: bool,
+}
+
+/// What is remembered of a flow's numbers; part of its cold line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Track {
+    /// End of the highest payload seen from the client.
+    pub high_sequence: u32,
+    /// The client's acknowledgement when the request went out, or when it was last noted. In `nat`, and
+    /// half-open, the acknowledgement that would confirm the server's SYN-ACK.
+    pub baseline: u32,
+    /// [`FINISHED`] and [`ANSWERED`].
+    pub flags: u32,
+}
+
+/// The client has sent FIN.
+pub const FINISHED: u32 = 1;
+/// The server's SYN-ACK was seen, and `baseline` is what acknowledges it (`nat`).
+pub const ANSWERED: u32 = 2;
+
+/// Bytes a client may acknowledge after its FIN before the flow counts as live again: what was in flight,
+/// the server's own FIN, a last chunk's trailer.
+pub const CLOSING_SLACK: u32 = 64;
+
+/// What happened, for those who keep statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing of note.
+    None,
+    /// A new request went out: its clock starts.
+    Request,
+    /// The first progress of the answer: the request's clock stops.
+    Progress,
+}
+
+/// What a segment leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The flow's next state.
+    pub state: State,
+    /// The flow's numbers from now on.
+    pub track: Track,
+    /// What to count.
+    pub event: Event,
+}
+
+/// Whether a segment can change nothing but a flow's age, so that the cold line need not be read.
+///
+/// True of what most packets of an answer are: a bare ACK while streaming.
+#[inline(always)]
+pub const fn is_quiet(state: State, segment: &Segment) -> bool {
+    matches!(state, State::Streaming)
+        && segment.payload == 0
+        && !segment.flags.has(Flags::SYN | Flags::FIN | Flags::RST)
+}
+
+/// A quiet segment that is the first in its tick: its acknowledgement is noted, so that a later one in
+/// silence is not taken for progress.
+#[inline(always)]
+pub const fn on_quiet(state: State, track: Track, segment: &Segment) -> Verdict {
+    Verdict { state, track: Track { baseline: segment.acknowledged, ..track }, event: Event::None }
+}
+
+/// Signed distance from `from` to `to` in sequence space (RFC 9293 section 3.4).
+#[inline(always)]
+const fn advance(from: u32, to: u32) -> i32 {
+    to.wrapping_sub(from) as i32
+}
+
+/// A segment of a known flow from its client. `skip` is how many bytes of answer are headers, not progress.
+///
+/// SYNs that open a connection are not for this function: they go to [`on_syn`].
+#[inline(always)]
+pub fn on_segment(state: State, track: Track, segment: &Segment, skip: u32) -> Verdict {
+    if segment.flags.has(Flags::RST) {
+        return Verdict { state: State::Closed, track, event: Event::None };
+    }
+    let end = segment.sequence.wrapping_add(segment.payload);
+    let fresh = segment.payload > 0 && advance(track.high_sequence, end) > 0;
+    let progress = advance(track.baseline, segment.acknowledged);
+    let mut verdict = match state {
+        State::Awaiting if progress > skip as i32 => answered(track, segment, fresh),
+        State::Awaiting => Verdict { state, track, event: Event::None },
+        _ if fresh && !segment.handshake => request(track, segment),
+        State::Opening | State::Stale => on_handshake(state, track, segment, fresh),
+        State::Idle | State::Closed if progress > 0 => streaming(track, segment),
+        State::Closing if progress > CLOSING_SLACK as i32 => streaming(track, segment),
+        _ => Verdict { state, track, event: Event::None },
+    };
+    if fresh {
+        verdict.track.high_sequence = end;
+    }
+    if segment.flags.has(Flags::FIN) {
+        verdict.track.flags |= FINISHED;
+        if !matches!(verdict.state, State::Awaiting) {
+            verdict.state = State::Closing;
+            verdict.track.baseline = segment.acknowledged;
+        }
+    }
+    verdict
+}
+
+/// The answer has begun; a payload in the same segment is already the next request.
+#[inline(always)]
+fn answered(track: Track, segment: &Segment, fresh: bool) -> Verdict {
+    if fresh {
+        return request(track, segment);
+    }
+    Verdict { event: Event::Progress, ..streaming(track, segment) }
+}
+
+#[inline(always)]
+fn request(track: Track, segment: &Segment) -> Verdict {
+    let track = Track { baseline: segment.acknowledged, ..track };
+    Verdict { state: State::Awaiting, track, event: Event::Request }
+}
+
+#[inline(always)]
+fn streaming(track: Track, segment: &Segment) -> Verdict {
+    let track = Track { baseline: segment.acknowledged, ..track };
+    Verdict { state: State::Streaming, track, event: Event::None }
+}
+
+/// Half-open flows are promoted by payload, or by the acknowledgement of a SYN-ACK that was really seen:
+/// bare ACKs are what a flood can forge.
+#[inline(always)]
+fn on_handshake(state: State, track: Track, segment: &Segment, fresh: bool) -> Verdict {
+    let confirmed = track.flags & ANSWERED != 0 && segment.acknowledged == track.baseline;
+    if fresh || confirmed {
+        return Verdict { state: State::Idle, ..streaming(track, segment) };
+    }
+    Verdict { state, track, event: Event::None }
+}
+
+/// A SYN for a flow that is in the table.
+///
+/// Only a `closing` flow opens anew, with its backend; any other keeps its state: it is a retransmit, or a
+/// forgery. A `closed` one is not for this function: it is picked anew.
+#[inline(always)]
+pub const fn on_syn(state: State, track: Track, segment: &Segment) -> Verdict {
+    match state {
+        State::Closing => Verdict { state: State::Opening, track: opened(segment), event: Event::None },
+        _ => Verdict { state, track, event: Event::None },
+    }
+}
+
+/// The numbers of a flow that opens with `segment`.
+#[inline(always)]
+pub const fn opened(segment: &Segment) -> Track {
+    // The SYN takes one number, so the first payload byte is the next.
+    Track { high_sequence: segment.sequence.wrapping_add(1), baseline: segment.acknowledged, flags: 0 }
+}
+
+/// The server's SYN-ACK, seen on the return path of `nat`.
+#[inline(always)]
+pub const fn on_syn_ack(track: Track, sequence: u32) -> Track {
+    Track { baseline: sequence.wrapping_add(1), flags: track.flags | ANSWERED, ..track }
+}
+
+/// Payload of an answer, seen on the return path of `nat`: `end` is the sequence number behind it.
+#[inline(always)]
+pub const fn on_answer(state: State, track: Track, end: u32, skip: u32) -> Verdict {
+    match state {
+        State::Awaiting if advance(track.baseline, end) > skip as i32 => {
+            Verdict { state: State::Streaming, track, event: Event::Progress }
+        }
+        _ => Verdict { state, track, event: Event::None },
+    }
+}
+
+/// A datagram of a known flow: half-open until its second, then it lives by time-out.
+#[inline(always)]
+pub const fn on_datagram(state: State) -> State {
+    match state {
+        State::Empty | State::Closed => State::Opening,
+        _ => State::Streaming,
+    }
+}

@@ -1,0 +1,175 @@
+//! Endpoint indexes, VIP and backend rows, and the pool that a pick reads.
+
+use lb_common::{
+    address::Endpoint,
+    branchless::Hide,
+    index::{Active, HANDLES, Handle},
+    layout::{Hop, TABLE_LINE, Vip, backend_bits},
+    maglev::NOBODY,
+    pick::{Candidate, Choice, Context, Pool, Rule, Steer, live, pick},
+};
+
+use crate::{
+    flows::jiffies,
+    maps::{BACKENDS, CONTROL, LOADS, REAL_INDEX, STALE_AFTER, TABLE, TOTALS, VIP_INDEX, VIPS},
+    word::{Opaque, fetch_add_u32},
+};
+
+/// The VIP, or the address of VIPs, at an endpoint, and its live row's element.
+#[inline(always)]
+pub fn vip_at(endpoint: &Endpoint) -> Option<(u32, &'static Vip)> {
+    let active = Active(CONTROL.get(0)?.vip_index);
+    let bucket = *VIP_INDEX.get(active.element(endpoint))?;
+    for position in 0..HANDLES {
+        let handle = Handle::of(bucket, position);
+        if handle.is_some()
+            && let Some(vip) = VIPS.get(handle.element())
+            && same(&vip.endpoint, endpoint)
+        {
+            return Some((handle.element(), vip));
+        }
+    }
+    None
+}
+
+/// A VIP by its id. Identity, mode and checksum are the same in both of its rows, so either will do.
+#[inline(always)]
+pub fn vip(id: u16) -> Option<&'static Vip> {
+    VIPS.get(u32::from(id) * 2)
+}
+
+/// The backend of a `nat` VIP that listens at an endpoint.
+#[inline(always)]
+pub fn backend_at(endpoint: &Endpoint) -> Option<(u16, &'static Hop)> {
+    let active = Active(CONTROL.get(0)?.real_index);
+    // Without a `nat` VIP there is no index, and nothing to look up.
+    if active.0 == 0 {
+        return None;
+    }
+    let bucket = *REAL_INDEX.get(active.element(endpoint))?;
+    for position in 0..HANDLES {
+        let handle = Handle::of(bucket, position);
+        if handle.is_some()
+            && let Some((_, hop)) = backend(handle.id())
+            && same(&hop.endpoint, endpoint)
+        {
+            return Some((handle.id(), hop));
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn same(a: &Endpoint, b: &Endpoint) -> bool {
+    let differs = (a.address.0[0] ^ b.address.0[0])
+        | (a.address.0[1] ^ b.address.0[1])
+        | (a.address.0[2] ^ b.address.0[2])
+        | (a.address.0[3] ^ b.address.0[3])
+        | u32::from(a.port_be ^ b.port_be)
+        | u32::from(a.protocol ^ b.protocol);
+    differs == 0
+}
+
+/// A backend's control word and its live row.
+#[inline(always)]
+pub fn backend(id: u16) -> Option<(u32, &'static Hop)> {
+    let backend = BACKENDS.get(u32::from(id))?;
+    // SAFETY: a field of a map element; volatile because the daemon flips it.
+    let control = unsafe { (&raw const backend.control).read_volatile() };
+    let hop = if control & backend_bits::ROW == 0 { &backend.hops[0] } else { &backend.hops[1] };
+    Some((control, hop))
+}
+
+/// Picks a backend of the VIP in `element` by `policy`; `hash` is that of the flow's affinity key.
+#[inline(always)]
+pub fn choose(element: u32, policy: u8, hash: u64) -> Option<u16> {
+    let choice = guidevane_choose(element, policy.into(), hash);
+    (choice != NOTHING).then_some(choice as u16)
+}
+
+/// What [`guidevane_choose`] gives when no backend can take the flow.
+const NOTHING: u64 = u64::MAX;
+
+/// The pick, as a global function of scalars: the verifier walks it once, by itself, and not once more for
+/// every state in which a packet may arrive here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guidevane_choose(element: u32, policy: u32, hash: u64) -> u64 {
+    match choose_among(element, policy as u8, hash) {
+        Some(choice) => u64::from(choice.backend) | (choice.why as u64) << 16,
+        None => NOTHING,
+    }
+}
+
+#[inline(always)]
+fn choose_among(element: u32, policy: u8, hash: u64) -> Option<Choice> {
+    let vip = VIPS.get(element)?;
+    let total = TOTALS.get(u32::from(vip.id))?;
+    let control = CONTROL.get(0)?;
+    let context = Context {
+        rule: Rule { policy, ..vip.rule },
+        hash,
+        table_size: vip.table_size,
+        members: u32::from(vip.member_count),
+        opening_cap: total.opening_cap,
+        duty: total.duty,
+        total: live::<Opaque>(&total.gauges, total.opening_cap, total.duty),
+        silence: jiffies().wrapping_sub(control.heartbeat) & (u64::MAX >> 1),
+        patience: u64::from(STALE_AFTER.load()),
+    };
+    pick(&context, &Maps { vip })
+}
+
+/// A VIP's backends as the maps hold them at this moment.
+struct Maps {
+    vip: &'static Vip,
+}
+
+impl Maps {
+    #[inline(always)]
+    fn entry(number: u32) -> u16 {
+        let line = number / TABLE_LINE as u32;
+        let Some(line) = TABLE.get(line) else { return NOBODY };
+        line[number as usize & (TABLE_LINE - 1)]
+    }
+}
+
+impl Hide for Maps {
+    #[inline(always)]
+    fn hide(x: u64) -> u64 {
+        Opaque::hide(x)
+    }
+}
+
+impl Pool for Maps {
+    #[inline(always)]
+    fn table(&self, slot: u32) -> u16 {
+        Self::entry(self.vip.table + slot)
+    }
+
+    #[inline(always)]
+    fn member(&self, position: u32) -> u16 {
+        Self::entry(self.vip.members + position)
+    }
+
+    #[inline(always)]
+    fn look(&self, id: u16) -> Option<Candidate> {
+        let control = BACKENDS.get(u32::from(id))?.control;
+        let load = LOADS.get(u32::from(id))?;
+        Some(Candidate {
+            lacks: (control & backend_bits::ELIGIBLE) ^ backend_bits::ELIGIBLE,
+            gauges: load.gauges,
+            steer: Steer::from_word(load.steer),
+            limit: load.limit,
+            static_cost: load.static_cost,
+            share: load.share,
+        })
+    }
+
+    #[inline(always)]
+    fn turn(&self) -> u32 {
+        let Some(total) = TOTALS.get_ptr_mut(u32::from(self.vip.id)) else { return 0 };
+        // SAFETY: a field of a map element, aligned.
+        unsafe { fetch_add_u32(&raw mut (*total).cursor, 1) }
+    }
+}

@@ -1,0 +1,73 @@
+//! Atomics on map memory.
+//!
+//! `AtomicU64`'s methods do not compile for BPF; the intrinsics beneath them do, with `target-cpu=v3`.
+
+use core::{
+    arch::asm,
+    cell::UnsafeCell,
+    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd},
+};
+
+use lb_common::{branchless::Hide, table::Word};
+
+const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
+
+/// A 64-bit word of a map, shared with other CPUs and with the daemon.
+#[repr(transparent)]
+pub struct MapWord(UnsafeCell<u64>);
+
+impl Word for MapWord {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        // SAFETY: the word lies in a map's memory, aligned; a load of 64 bits is one instruction.
+        unsafe { self.0.get().read_volatile() }
+    }
+
+    #[inline(always)]
+    fn compare_exchange(&self, old: u64, new: u64) -> u64 {
+        // SAFETY: as above; the compare-exchange is the kernel's own atomic.
+        unsafe { atomic_cxchg::<u64, ORDER, ORDER>(self.0.get(), old, new).0 }
+    }
+}
+
+/// Moves a register to itself: what the compiler cannot see through.
+pub struct Opaque;
+
+impl Hide for Opaque {
+    #[inline(always)]
+    fn hide(mut x: u64) -> u64 {
+        // SAFETY: moves a register to itself. An empty template would leave two lines of debug information on
+        // one instruction, which the kernel refuses.
+        unsafe { asm!("{0} = {0}", inout(reg) x, options(pure, nomem, nostack, preserves_flags)) };
+        x
+    }
+}
+
+impl Hide for MapWord {
+    #[inline(always)]
+    fn hide(x: u64) -> u64 {
+        Opaque::hide(x)
+    }
+}
+
+/// Adds to a counter that others add to as well, and gives what was there before.
+///
+/// # Safety
+///
+/// `counter` must point into a map's memory, aligned.
+#[inline(always)]
+pub unsafe fn fetch_add_u32(counter: *mut u32, by: u32) -> u32 {
+    // SAFETY: by this function's contract.
+    unsafe { atomic_xadd::<u32, u32, ORDER>(counter, by) }
+}
+
+/// Adds to a counter that others add to as well.
+///
+/// # Safety
+///
+/// `counter` must point into a map's memory, aligned.
+#[inline(always)]
+pub unsafe fn add_u64(counter: *mut u64, by: u64) {
+    // SAFETY: by this function's contract.
+    unsafe { atomic_xadd::<u64, u64, ORDER>(counter, by) };
+}
