@@ -1,2 +1,3 @@
-//! x
+//! The `guidevane` binary.
+
 fn main() {}

@@ -1,0 +1,3 @@
+//! Guidevane's user space: the daemon, the agent and the command line.
+
+pub mod net;
