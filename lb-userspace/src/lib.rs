@@ -1,3 +1,4 @@
 //! Guidevane's user space: the daemon, the agent and the command line.
 
+pub mod health;
 pub mod net;

@@ -6,6 +6,7 @@
 pub mod announce;
 mod frames;
 pub mod interface;
+pub(crate) mod jitter;
 pub mod neighbour;
 mod rtnl;
 mod view;
