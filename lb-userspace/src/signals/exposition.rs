@@ -1,0 +1,229 @@
+//! A reader of the Prometheus text exposition format that allocates nothing.
+//!
+//! Format: <https://prometheus.io/docs/instrumenting/exposition_formats/>, version 0.0.4, and the
+//! sample lines of OpenMetrics. It keeps samples only: `HELP`, `TYPE` and other comments are skipped.
+
+use std::fmt;
+
+/// One sample line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample<'a> {
+    /// Name of the series, `vllm:num_requests_running`.
+    pub name: &'a str,
+    /// What stands between the braces, escapes and all; empty where there are none.
+    pub labels: &'a str,
+    /// Any value the format knows: NaN and the infinities included.
+    pub value: f64,
+}
+
+/// A line that is none the format knows, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed {
+    /// Number of the line.
+    pub line: usize,
+    /// What is wrong with it.
+    pub what: &'static str,
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.what)
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+/// The samples of `text`, in order. A malformed line costs only itself. The last line must be ended
+/// like every other: one that is not was cut off, and half a number is a wrong number.
+pub fn samples(text: &[u8]) -> impl Iterator<Item = Result<Sample<'_>, Malformed>> {
+    text.split_inclusive(|byte| *byte == b'\n').enumerate().filter_map(|(index, line)| {
+        let result = line.strip_suffix(b"\n").ok_or("not ended by a line feed").and_then(parse_line);
+        result.map_err(|what| Malformed { line: index + 1, what }).transpose()
+    })
+}
+
+fn parse_line(line: &[u8]) -> Result<Option<Sample<'_>>, &'static str> {
+    let line = std::str::from_utf8(line).map_err(|_invalid| "not UTF-8")?;
+    let line = line.trim_matches(BLANKS);
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(None);
+    }
+    let name_len = name_length(line);
+    if name_len == 0 {
+        return Err("no metric name");
+    }
+    let (name, rest) = line.split_at(name_len);
+    let (labels, rest) = match rest.trim_start_matches(BLANKS).strip_prefix('{') {
+        Some(rest) => {
+            let end = labels_length(rest).ok_or("the labels are not closed")?;
+            (&rest[..end], &rest[end + 1..])
+        }
+        None if rest.starts_with(BLANKS) => ("", rest),
+        None => return Err("no value"),
+    };
+    let mut fields = rest.split(BLANKS).filter(|field| !field.is_empty());
+    let value = fields.next().ok_or("no value")?;
+    let value = value.parse().map_err(|_invalid| "the value is not a number")?;
+    match fields.next() {
+        // What follows a '#' is an exemplar.
+        None | Some("#") => {}
+        Some(timestamp) => {
+            timestamp.parse::<f64>().map_err(|_invalid| "the timestamp is not a number")?;
+            if !matches!(fields.next(), None | Some("#")) {
+                return Err("text after the timestamp");
+            }
+        }
+    }
+    Ok(Some(Sample { name, labels, value }))
+}
+
+const BLANKS: [char; 3] = [' ', '\t', '\r'];
+
+fn name_length(line: &str) -> usize {
+    let is_name = |(index, byte): (usize, u8)| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'_' | b':' => true,
+        b'0'..=b'9' => index > 0,
+        _ => false,
+    };
+    line.bytes().enumerate().take_while(|entry| is_name(*entry)).count()
+}
+
+/// Where the closing brace is; one within a quoted value closes nothing.
+fn labels_length(labels: &str) -> Option<usize> {
+    let mut quoted = false;
+    let mut escaped = false;
+    for (index, byte) in labels.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'}' if !quoted => return Some(index),
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, proptest};
+
+    use super::{Sample, samples};
+
+    fn only(line: &str) -> Result<Option<Sample<'_>>, &'static str> {
+        samples(line.as_bytes()).next().transpose().map_err(|malformed| malformed.what)
+    }
+
+    #[test]
+    fn well_formed_lines_give_name_labels_and_value() {
+        for (line, name, labels, value) in [
+            ("up 1\n", "up", "", 1.0),
+            ("up\t1\r\n", "up", "", 1.0),
+            ("  up   1  \n", "up", "", 1.0),
+            (
+                "vllm:num_requests_running{engine=\"0\"} 7.0\n",
+                "vllm:num_requests_running",
+                "engine=\"0\"",
+                7.0,
+            ),
+            ("a{} 1\n", "a", "", 1.0),
+            ("a {b=\"c\"}1\n", "a", "b=\"c\"", 1.0),
+            ("a{b=\"}\"} 1\n", "a", "b=\"}\"", 1.0),
+            ("a{b=\"\\\"}\"} 1\n", "a", "b=\"\\\"}\"", 1.0),
+            ("a{b=\"\\\\\"} 1\n", "a", "b=\"\\\\\"", 1.0),
+            ("a{b=\"\\n\",} 1\n", "a", "b=\"\\n\",", 1.0),
+            ("a{b=\"\u{e9}\u{4e2d}\"} 1\n", "a", "b=\"\u{e9}\u{4e2d}\"", 1.0),
+            ("a 1.7954708330997648e+09\n", "a", "", 1_795_470_833.099_764_8),
+            ("a 5e-324\n", "a", "", 5e-324),
+            ("a -1\n", "a", "", -1.0),
+            ("a +Inf\n", "a", "", f64::INFINITY),
+            ("a -Inf\n", "a", "", f64::NEG_INFINITY),
+            ("a 1 1395066363000\n", "a", "", 1.0),
+            ("a 1 -3982045\n", "a", "", 1.0),
+            ("a_bucket{le=\"1\"} 8 # {trace=\"x\"} 0.67\n", "a_bucket", "le=\"1\"", 8.0),
+            ("a 1 1520879607.789 # {trace=\"x\"} 0.67\n", "a", "", 1.0),
+        ] {
+            assert_eq!(only(line), Ok(Some(Sample { name, labels, value })), "{line:?}");
+        }
+        assert!(matches!(only("a NaN\n"), Ok(Some(sample)) if sample.value.is_nan()));
+    }
+
+    #[test]
+    fn comments_and_empty_lines_give_nothing() {
+        for line in
+            ["\n", " \t\r\n", "# HELP a about } a\n", "# TYPE a gauge\n", "#\n", "  # x\n", "# EOF\n", ""]
+        {
+            assert_eq!(only(line), Ok(None), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn malformed_lines_say_what_is_wrong() {
+        for (line, what) in [
+            ("a 1", "not ended by a line feed"),
+            ("a\n", "no value"),
+            ("a \n", "no value"),
+            ("a{b=\"c\"}\n", "no value"),
+            ("a{b=\"c\n", "the labels are not closed"),
+            ("a{b=\"c} 1\n", "the labels are not closed"),
+            ("a{b=\"c\\\"} 1\n", "the labels are not closed"),
+            ("a=1\n", "no value"),
+            ("1a 1\n", "no metric name"),
+            ("{b=\"c\"} 1\n", "no metric name"),
+            ("<html>\n", "no metric name"),
+            ("a one\n", "the value is not a number"),
+            ("a 0x1p3\n", "the value is not a number"),
+            ("a 1,5\n", "the value is not a number"),
+            ("a 1 soon\n", "the timestamp is not a number"),
+            ("a 1 2 3\n", "text after the timestamp"),
+        ] {
+            assert_eq!(only(line), Err(what), "{line:?}");
+        }
+        let malformed = samples(b"a \xff\n").next();
+        assert!(matches!(malformed, Some(Err(m)) if m.what == "not UTF-8"), "{malformed:?}");
+    }
+
+    #[test]
+    fn a_malformed_line_costs_only_itself_and_is_numbered() {
+        let found: Vec<_> = samples(b"a 1\n# c\nb x\n\nc 3\nd 4").collect();
+        let values: Vec<f64> = found.iter().flatten().map(|sample| sample.value).collect();
+        let lines: Vec<usize> = found.iter().filter_map(|r| r.err()).map(|m| m.line).collect();
+        assert_eq!((values, lines), (vec![1.0, 3.0], vec![3, 6]));
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_makes_it_panic(text in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(samples(&text).count() <= text.len());
+        }
+
+        #[test]
+        fn no_input_made_of_the_formats_own_characters_makes_it_panic(
+            text in r#"[a1:_{}"\\=,# \t\r\n.eE+-]{0,120}"#,
+        ) {
+            prop_assert!(samples(text.as_bytes()).count() <= text.len());
+        }
+
+        #[test]
+        fn what_is_written_is_read_back(
+            name in "[a-zA-Z_:][a-zA-Z0-9_:]{0,20}",
+            label in r#"([^"\\\n]|\\["\\n]){0,20}"#,
+            value in any::<f64>(),
+        ) {
+            let line = format!("{name}{{l=\"{label}\"}} {value:e}\n");
+            let sample = samples(line.as_bytes()).next().expect("a line").expect("well-formed");
+            prop_assert_eq!(sample.name, name);
+            prop_assert_eq!(sample.labels, format!("l=\"{label}\""));
+            prop_assert!(sample.value == value || (sample.value.is_nan() && value.is_nan()));
+        }
+
+        #[test]
+        fn a_truncated_text_never_yields_a_value_that_was_not_written(cut in 0usize..60) {
+            let text = "running{e=\"0\"} 1234.5\nwaiting{e=\"0\"} 67890 1700000000\n";
+            let truncated = &text.as_bytes()[..cut.min(text.len())];
+            for sample in samples(truncated).flatten() {
+                prop_assert!([1234.5, 67890.0].contains(&sample.value), "{sample:?} at {cut}");
+            }
+        }
+    }
+}
