@@ -1,5 +1,8 @@
-//! Guidevane's user space: the daemon, the agent and the command line.
+//! The Guidevane daemon, its agent and its command line.
 
+pub mod api;
+pub mod cli;
+pub mod config;
 pub mod health;
 pub mod net;
 pub mod signals;

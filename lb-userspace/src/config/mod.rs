@@ -1,0 +1,245 @@
+//! The configuration file: its typed form, its defaults and its ranges.
+//!
+//! Owns every rule that can be decided from the text alone, so that a [`Config`] in hand is consistent. It never
+//! looks at the machine: whether an interface exists or a backend answers is for its users to find out, and they
+//! name the [`Place`] that each item carries when they report it.
+
+mod check;
+mod error;
+mod raw;
+mod terms;
+mod vip;
+
+use std::fs::File;
+use std::io::Read as _;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use error::{ConfigError, Place, Problem};
+pub use terms::{Affinity, ForwardMode, Policy, PolicyKind, Protocol, XdpMode};
+
+/// Largest configuration file that is read, in bytes; 512 VIPs and 4,096 backends need less than half of it.
+pub const MAX_BYTES: usize = 1 << 20;
+/// Most VIPs in one configuration: the rows of the kernel's `VIPS` map.
+pub const MAX_VIPS: usize = 512;
+/// Most backends over all VIPs: the rows of the kernel's `BACKENDS` map.
+pub const MAX_BACKENDS: usize = 4096;
+/// Longest interface name: Linux's `IFNAMSIZ` less the closing zero.
+pub const MAX_INTERFACE_NAME: usize = 15;
+/// Longest VIP or backend name, as for a DNS label.
+pub const MAX_NAME: usize = 63;
+/// Longest socket path: Linux's `sun_path` (108 bytes) less the closing zero.
+pub const MAX_SOCKET_PATH: usize = 107;
+
+/// Where the admin socket lies unless the configuration or the command line says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/guidevane/guidevane.sock";
+
+/// Longest life of an idle flow; the age that a flow table entry holds does not count much further.
+const MAX_IDLE_TIMEOUT: Duration = Duration::from_secs(2 * 3600 + 15 * 60);
+const TICK: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(1);
+const IDLE_AFTER: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
+const FLOW_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=MAX_IDLE_TIMEOUT;
+const HEALTH_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
+const HEALTH_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
+const HEALTH_COUNT: RangeInclusive<i64> = 1..=100;
+const FLOWS: RangeInclusive<i64> = 4096..=1 << 26;
+const PORT: RangeInclusive<i64> = 1..=65_535;
+const SKIP_BYTES: RangeInclusive<i64> = 0..=65_535;
+const WEIGHT: RangeInclusive<i64> = 0..=1000;
+const LIMIT: RangeInclusive<i64> = 1..=65_535;
+const EPSILON: RangeInclusive<f64> = 0.01..=10.0;
+const DUTY: RangeInclusive<f64> = 0.0..=1.0;
+
+/// A whole, consistent configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Settings of the daemon itself.
+    pub daemon: Daemon,
+    /// How backends are probed.
+    pub health: Health,
+    /// Interfaces that receive the VIPs' traffic; at least one, no name twice.
+    pub interfaces: Vec<Interface>,
+    /// Virtual services, in the file's order; at least one.
+    pub vips: Vec<Vip>,
+}
+
+/// `[daemon]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Daemon {
+    /// Time from one governor tick to the next, 1 ms to 1 s.
+    pub tick: Duration,
+    /// Path of the admin socket.
+    pub socket: PathBuf,
+    /// Directory on a BPF file system to pin the program and its maps in; without it nothing outlives the daemon.
+    pub pin: Option<PathBuf>,
+    /// Slots of the flow table: a power of two from 4,096 to 2^26.
+    pub flows: u32,
+    /// Silence after which a streaming flow counts as idle, 100 ms to 60 s.
+    pub idle_after: Duration,
+    /// Silence after which an idle TCP flow is freed, 1 s to 2 h 15 min.
+    pub idle_timeout: Duration,
+    /// Silence after which a UDP flow is freed, 1 s to 2 h 15 min.
+    pub udp_timeout: Duration,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_millis(5),
+            socket: PathBuf::from(DEFAULT_SOCKET),
+            pin: None,
+            flows: 1 << 20,
+            idle_after: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(2 * 3600),
+            udp_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// `[health]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Health {
+    /// Time from one probe of a backend to the next, 100 ms to 1 h.
+    pub interval: Duration,
+    /// Time after which a probe has failed, 10 ms to `interval`.
+    pub timeout: Duration,
+    /// Successful probes in a row that bring a backend up, 1 to 100.
+    pub rise: u32,
+    /// Failed probes in a row that take a backend down, 1 to 100.
+    pub fall: u32,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(1), timeout: Duration::from_millis(500), rise: 2, fall: 3 }
+    }
+}
+
+/// `[[interface]]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Interface {
+    /// Name as `ip link` shows it.
+    pub name: String,
+    /// How the XDP program is attached.
+    pub mode: XdpMode,
+    /// Where the file names this interface.
+    pub place: Place,
+}
+
+/// `[[vip]]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Vip {
+    /// Name, unique among VIPs.
+    pub name: String,
+    /// Virtual address.
+    pub address: IpAddr,
+    /// Port, not 0.
+    pub port: u16,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// How packets reach the backends.
+    pub mode: ForwardMode,
+    /// How a new flow's backend is picked.
+    pub policy: Policy,
+    /// What a client's flows are hashed by.
+    pub affinity: Affinity,
+    /// How the neighbours learn of the address.
+    pub announce: Announce,
+    /// Bytes of a response that the client acknowledges before it counts as progress: its headers.
+    pub skip_bytes: u16,
+    /// Share of an idle flow that counts as load, 0 to 1; `None` has it measured.
+    pub duty: Option<f64>,
+    /// Servers behind the VIP, at least one.
+    pub backends: Vec<Backend>,
+    /// Where the file names this VIP.
+    pub place: Place,
+}
+
+impl Vip {
+    /// Address and port together.
+    pub fn endpoint(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
+}
+
+/// How the neighbours learn of a VIP's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Announce {
+    /// Not by Guidevane: a router sends the traffic here.
+    None,
+    /// The address is put on an interface.
+    Address {
+        /// Name of one of [`Config::interfaces`].
+        interface: String,
+    },
+    /// ARP and neighbour discovery are answered in XDP.
+    Arp {
+        /// Name of one of [`Config::interfaces`].
+        interface: String,
+    },
+}
+
+/// `[[vip.backend]]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Backend {
+    /// Name, unique in the whole file.
+    pub name: String,
+    /// Address, of the VIP's family.
+    pub address: IpAddr,
+    /// Port; the VIP's own in `l2`.
+    pub port: u16,
+    /// Static capacity relative to the VIP's other backends, 0 to 1,000; 0 takes no new flows.
+    pub weight: u16,
+    /// Requests the server runs at once (its batch size), 1 to 65,535; `None` has it learned.
+    pub limit: Option<u32>,
+    /// Prometheus end point to scrape: an `http` URI with a host.
+    pub metrics: Option<http::Uri>,
+    /// Where the file names this backend.
+    pub place: Place,
+}
+
+impl Backend {
+    /// Weight where the file gives none.
+    pub const DEFAULT_WEIGHT: u16 = 100;
+
+    /// Address and port together.
+    pub fn endpoint(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// The file cannot be read, is larger than [`MAX_BYTES`], or [`Config::parse`] refuses it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let name = path.display().to_string();
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
+            .map_err(|source| ConfigError::Read { file: name.clone(), source })?;
+        if bytes.len() > MAX_BYTES {
+            return Err(ConfigError::Oversized { file: name });
+        }
+        match str::from_utf8(&bytes) {
+            Ok(text) => Self::parse(&name, text),
+            Err(error) => Err(ConfigError::not_utf8(&name, &bytes, error)),
+        }
+    }
+
+    /// Checks the configuration in `text`; `name` is what errors call the file.
+    ///
+    /// # Errors
+    /// The first thing found wrong, with its line and column and what to do about it.
+    pub fn parse(name: &str, text: &str) -> Result<Self, ConfigError> {
+        if text.len() > MAX_BYTES {
+            return Err(ConfigError::Oversized { file: name.to_owned() });
+        }
+        let source = error::Source::new(name, text);
+        let raw = toml::from_str(text).map_err(|error| source.syntax(&error))?;
+        check::config(&source, raw)
+    }
+}
