@@ -454,7 +454,7 @@ fn the_largest_numbers_of_vips_and_backends_are_accepted_and_no_more() {
     };
     assert_eq!(file(512, 8).unwrap().vips.len(), 512);
     let problem = |result| match result {
-        Err(ConfigError::Invalid { problem, .. }) => problem,
+        Err(ConfigError::Invalid { problem, .. }) => *problem,
         other => panic!("expected a refusal, got {other:?}"),
     };
     assert_eq!(problem(file(513, 1)), Problem::TooManyVips);

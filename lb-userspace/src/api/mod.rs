@@ -1,1 +1,105 @@
+//! The admin socket: JSON lines over a Unix socket, one request object a line, one response object a line.
+//!
+//! ```text
+//! {"status":{}}                     {"status":{"daemon":{..},"vips":[..],"drops":{..},"passes":{..}}}
+//! {"drain":{"backend":"gpu-0"}}     {"change":{"backend":"gpu-0","before":"active","after":"draining"}}
+//! {"resume":{"backend":"gpu-9"}}    {"error":{"message":"no backend is named `gpu-9`; .."}}
+//! ```
+//!
+//! Owns the wire format and both ends of it. It decides nothing: the daemon answers through [`Handler`].
 
+mod client;
+mod server;
+mod snapshot;
+
+use std::future::Future;
+
+use serde::{Deserialize, Serialize};
+
+pub use client::{Client, ClientError};
+pub use server::{BindError, Server};
+pub use snapshot::{
+    AdminState, Backend, Daemon, Flows, GovernorMode, Health, HealthState, Interface, Kernel, NextHop,
+    Reported, Snapshot, Vip,
+};
+
+/// Longest request line, in bytes without its line feed; a longer one is refused and skipped.
+pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// The whole state.
+    Status {},
+    /// No new flows for a backend; its established flows stay.
+    Drain {
+        /// Name of the backend.
+        backend: String,
+    },
+    /// New flows again for a drained backend.
+    Resume {
+        /// Name of the backend.
+        backend: String,
+    },
+}
+
+/// The response to a [`Request`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// To `status`.
+    Status(Box<Snapshot>),
+    /// To `drain` and `resume`.
+    Change(Change),
+    /// The request was refused or failed; nothing changed.
+    Error {
+        /// Why, with the remedy where one is known.
+        message: String,
+    },
+}
+
+/// What a command did to a backend; both states are the same if there was nothing to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Name of the backend.
+    pub backend: String,
+    /// State before the command.
+    pub before: AdminState,
+    /// State since.
+    pub after: AdminState,
+}
+
+/// Why the daemon did not carry out a command.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The configuration has no such backend.
+    #[error("no backend is named `{name}`; `guidevane status` lists them")]
+    UnknownBackend {
+        /// Name that was asked for.
+        name: String,
+    },
+    /// The data plane refused.
+    #[error("backend `{name}` is unchanged: {reason}")]
+    Failed {
+        /// Name of the backend.
+        name: String,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// The daemon, as the admin socket sees it. Calls may come from several connections at once.
+pub trait Handler: Send + Sync + 'static {
+    /// The state now.
+    fn status(&self) -> impl Future<Output = Snapshot> + Send;
+
+    /// Takes new flows away from a backend.
+    fn drain(&self, backend: &str) -> impl Future<Output = Result<Change, CommandError>> + Send;
+
+    /// Gives new flows to a backend again.
+    fn resume(&self, backend: &str) -> impl Future<Output = Result<Change, CommandError>> + Send;
+}
+
+#[cfg(test)]
+mod tests;

@@ -64,7 +64,7 @@ fn health(source: &Source<'_>, raw: &RawHealth) -> Result<Health, ConfigError> {
 
 fn interfaces(source: &Source<'_>, raw: Vec<RawInterface>) -> Result<Vec<Interface>, ConfigError> {
     if raw.is_empty() {
-        return Err(ConfigError::Invalid { place: source.end(), problem: Problem::NoInterface });
+        return Err(ConfigError::invalid(source.end(), Problem::NoInterface));
     }
     let mut seen = HashMap::new();
     raw.into_iter()

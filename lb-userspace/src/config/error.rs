@@ -64,11 +64,15 @@ pub enum ConfigError {
         /// Where.
         place: Place,
         /// What and what to do.
-        problem: Problem,
+        problem: Box<Problem>,
     },
 }
 
 impl ConfigError {
+    pub(super) fn invalid(place: Place, problem: Problem) -> Self {
+        Self::Invalid { place, problem: Box::new(problem) }
+    }
+
     pub(super) fn not_utf8(file: &str, bytes: &[u8], error: Utf8Error) -> Self {
         let (valid, _) = bytes.split_at(error.valid_up_to());
         let valid = String::from_utf8_lossy(valid);
@@ -218,6 +222,6 @@ impl<'a> Source<'a> {
     }
 
     pub fn invalid<T>(&self, value: &toml::Spanned<T>, problem: Problem) -> ConfigError {
-        ConfigError::Invalid { place: self.place(value.span()), problem }
+        ConfigError::invalid(self.place(value.span()), problem)
     }
 }

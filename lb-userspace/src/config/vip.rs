@@ -38,7 +38,7 @@ pub(super) fn vips(
     interfaces: &[Interface],
 ) -> Result<Vec<Vip>, ConfigError> {
     if raw.is_empty() {
-        return Err(ConfigError::Invalid { place: source.end(), problem: Problem::NoVip });
+        return Err(ConfigError::invalid(source.end(), Problem::NoVip));
     }
     if let Some(excess) = raw.get(MAX_VIPS) {
         return Err(source.invalid(&excess.name, Problem::TooManyVips));

@@ -1,0 +1,153 @@
+//! The command line's end: blocking, one request at a time.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Change, Request, Response, Snapshot};
+
+/// Longest wait for an answer; a daemon answers within milliseconds.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest response that is read, in bytes: ten times the state of the largest configuration.
+const MAX_RESPONSE_BYTES: u64 = 64 << 20;
+
+/// Why a request got no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nothing listens at the socket, or it is not for this user.
+    #[error("cannot reach the daemon at {}: {reason}; {}", socket.display(), remedy(reason))]
+    Unreachable {
+        /// Path of the socket.
+        socket: PathBuf,
+        /// The system's reason.
+        reason: io::Error,
+    },
+    /// The connection broke.
+    #[error("the daemon at {} did not answer: {reason}; its log may say more", socket.display())]
+    Silent {
+        /// Path of the socket.
+        socket: PathBuf,
+        /// What happened.
+        reason: String,
+    },
+    /// The answer makes no sense to this version.
+    #[error("the answer from {} is not understood: {reason}; are daemon and command of one version?", socket.display())]
+    Garbled {
+        /// Path of the socket.
+        socket: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The daemon refused the request.
+    #[error("{message}")]
+    Refused {
+        /// The daemon's words.
+        message: String,
+    },
+}
+
+fn remedy(reason: &io::Error) -> &'static str {
+    match reason.kind() {
+        io::ErrorKind::PermissionDenied => "run as root or as a member of the socket's group",
+        _ => "is `guidevane run` running?",
+    }
+}
+
+/// A connection to a daemon.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<UnixStream>,
+    socket: PathBuf,
+}
+
+impl Client {
+    /// Connects to the daemon that listens at `socket`.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`]
+    pub fn connect(socket: &Path) -> Result<Self, ClientError> {
+        let connect = || {
+            let stream = UnixStream::connect(socket)?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            stream.set_write_timeout(Some(TIMEOUT))?;
+            Ok(stream)
+        };
+        match connect() {
+            Ok(stream) => Ok(Self { stream: BufReader::new(stream), socket: socket.to_owned() }),
+            Err(reason) => Err(ClientError::Unreachable { socket: socket.to_owned(), reason }),
+        }
+    }
+
+    /// The daemon's state.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn status(&mut self) -> Result<Snapshot, ClientError> {
+        match self.request(&Request::Status {})? {
+            Response::Status(snapshot) => Ok(*snapshot),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Takes new flows away from a backend.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn drain(&mut self, backend: &str) -> Result<Change, ClientError> {
+        self.command(&Request::Drain { backend: backend.to_owned() })
+    }
+
+    /// Gives new flows to a backend again.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn resume(&mut self, backend: &str) -> Result<Change, ClientError> {
+        self.command(&Request::Resume { backend: backend.to_owned() })
+    }
+
+    fn command(&mut self, request: &Request) -> Result<Change, ClientError> {
+        match self.request(request)? {
+            Response::Change(change) => Ok(change),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    fn request(&mut self, request: &Request) -> Result<Response, ClientError> {
+        let answer = self.exchange(request).map_err(|error| self.silent(error.to_string()))?;
+        if answer.is_empty() {
+            return Err(self.silent("it closed the connection".to_owned()));
+        }
+        match serde_json::from_slice(&answer) {
+            Ok(Response::Error { message }) => Err(ClientError::Refused { message }),
+            Ok(response) => Ok(response),
+            Err(error) => Err(self.garbled(error.to_string())),
+        }
+    }
+
+    fn exchange(&mut self, request: &Request) -> io::Result<Vec<u8>> {
+        let mut bytes = serde_json::to_vec(request)?;
+        bytes.push(b'\n');
+        self.stream.get_mut().write_all(&bytes)?;
+        let mut answer = Vec::new();
+        self.stream.by_ref().take(MAX_RESPONSE_BYTES).read_until(b'\n', &mut answer)?;
+        Ok(answer)
+    }
+
+    fn silent(&self, reason: String) -> ClientError {
+        ClientError::Silent { socket: self.socket.clone(), reason }
+    }
+
+    fn garbled(&self, reason: String) -> ClientError {
+        ClientError::Garbled { socket: self.socket.clone(), reason }
+    }
+
+    fn unexpected(&self, response: &Response) -> ClientError {
+        let kind = match response {
+            Response::Status(_) => "a status",
+            Response::Change(_) => "a change",
+            Response::Error { .. } => "an error",
+        };
+        self.garbled(format!("it is {kind}, which was not asked for"))
+    }
+}

@@ -1,0 +1,315 @@
+//! Both ends over real sockets, with a daemon that only remembers who drains.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use super::{
+    AdminState, BindError, Change, Client, ClientError, CommandError, Daemon, Flows, GovernorMode, Handler,
+    Kernel, MAX_REQUEST_BYTES, Server, Snapshot,
+};
+
+struct FakeDaemon {
+    gpu_0: Mutex<AdminState>,
+}
+
+impl FakeDaemon {
+    fn set(&self, backend: &str, after: AdminState) -> Result<Change, CommandError> {
+        match backend {
+            "gpu-0" => {
+                let before = std::mem::replace(&mut *self.gpu_0.lock().unwrap(), after);
+                Ok(Change { backend: backend.to_owned(), before, after })
+            }
+            "stuck" => {
+                Err(CommandError::Failed { name: backend.to_owned(), reason: "the table is full".to_owned() })
+            }
+            _ => Err(CommandError::UnknownBackend { name: backend.to_owned() }),
+        }
+    }
+}
+
+impl Handler for FakeDaemon {
+    async fn status(&self) -> Snapshot {
+        Snapshot {
+            daemon: Daemon {
+                version: "0.1.0".to_owned(),
+                uptime_seconds: 1.5,
+                tick_seconds: 0.005,
+                governor_mode: GovernorMode::On,
+                kernel: Kernel { sha256: "00".to_owned(), pinned: false, interfaces: Vec::new() },
+                flows: Flows { slots: 4096, used: 7, evictions: 0 },
+            },
+            vips: Vec::new(),
+            drops: BTreeMap::from([("no-backend".to_owned(), 3)]),
+            passes: BTreeMap::new(),
+        }
+    }
+
+    async fn drain(&self, backend: &str) -> Result<Change, CommandError> {
+        self.set(backend, AdminState::Draining)
+    }
+
+    async fn resume(&self, backend: &str) -> Result<Change, CommandError> {
+        self.set(backend, AdminState::Active)
+    }
+}
+
+/// A server that runs until this is dropped, in a directory of its own.
+struct Running {
+    runtime: Runtime,
+    _folder: tempfile::TempDir,
+    socket: PathBuf,
+}
+
+impl Running {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("run/guidevane.sock");
+        let runtime = Runtime::new().unwrap();
+        let server = bind(&runtime, &socket).unwrap();
+        let daemon = Arc::new(FakeDaemon { gpu_0: Mutex::new(AdminState::Active) });
+        runtime.spawn(server.serve(daemon));
+        Self { runtime, _folder: folder, socket }
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(&self.socket).unwrap()
+    }
+
+    fn raw(&self) -> Raw {
+        Raw(BufReader::new(UnixStream::connect(&self.socket).unwrap()))
+    }
+}
+
+fn bind(runtime: &Runtime, socket: &Path) -> Result<Server, BindError> {
+    let _context = runtime.enter();
+    Server::bind(socket)
+}
+
+/// A client that sends what it likes.
+struct Raw(BufReader<UnixStream>);
+
+impl Raw {
+    fn send(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).unwrap();
+    }
+
+    fn receive(&mut self) -> Value {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    fn refusal(&mut self) -> String {
+        let answer = self.receive();
+        answer["error"]["message"].as_str().unwrap_or_else(|| panic!("no refusal: {answer}")).to_owned()
+    }
+}
+
+#[test]
+fn status_arrives_as_it_was_sent() {
+    let server = Running::start();
+    let mut client = server.client();
+    for _ in 0..2 {
+        let snapshot = client.status().unwrap();
+        assert_eq!(snapshot.daemon.flows.used, 7);
+        assert_eq!(snapshot.drops["no-backend"], 3);
+    }
+}
+
+#[test]
+fn drain_and_resume_report_old_and_new_state() {
+    let server = Running::start();
+    let mut client = server.client();
+    let drained = client.drain("gpu-0").unwrap();
+    assert_eq!((drained.before, drained.after), (AdminState::Active, AdminState::Draining));
+    let again = server.client().drain("gpu-0").unwrap();
+    assert_eq!((again.before, again.after), (AdminState::Draining, AdminState::Draining));
+    let resumed = client.resume("gpu-0").unwrap();
+    assert_eq!((resumed.before, resumed.after), (AdminState::Draining, AdminState::Active));
+}
+
+#[test]
+fn refusals_carry_the_daemons_words() {
+    let server = Running::start();
+    let mut client = server.client();
+    let message = |result: Result<Change, ClientError>| match result {
+        Err(ClientError::Refused { message }) => message,
+        other => panic!("expected a refusal, got {other:?}"),
+    };
+    assert_eq!(message(client.drain("gpu-9")), "no backend is named `gpu-9`; `guidevane status` lists them");
+    assert_eq!(message(client.resume("stuck")), "backend `stuck` is unchanged: the table is full");
+}
+
+#[test]
+fn the_wire_format_is_one_json_object_a_line() {
+    let server = Running::start();
+    let mut raw = server.raw();
+    raw.send(b"{\"drain\":{\"backend\":\"gpu-0\"}}\n{\"status\":{}}\n");
+    let change = json!({"change": {"backend": "gpu-0", "before": "active", "after": "draining"}});
+    assert_eq!(raw.receive(), change);
+    assert_eq!(raw.receive()["status"]["daemon"]["tick_seconds"], json!(0.005));
+}
+
+#[test]
+fn what_is_no_request_is_refused_and_the_connection_goes_on() {
+    let server = Running::start();
+    let mut raw = server.raw();
+    let cases: &[(&[u8], &str)] = &[
+        (b"{\"reboot\":{}}", "unknown variant `reboot`"),
+        (b"{\"status\":{\"all\":true}}", "unknown field `all`"),
+        (b"{\"drain\":{}}", "missing field `backend`"),
+        (b"{\"drain\":{\"backend\":5}}", "expected a string"),
+        (b"", "EOF"),
+        (b"GET / HTTP/1.1", "expected value"),
+        (b"{\"drain\":{\"backend\":\"\xff\"}}", "invalid unicode"),
+    ];
+    for (request, words) in cases {
+        raw.send(request);
+        raw.send(b"\n");
+        let message = raw.refusal();
+        let request = String::from_utf8_lossy(request);
+        assert!(message.contains(words), "{request}: `{words}` is not in: {message}");
+    }
+    raw.send(b"{\"status\":{}}\n");
+    assert!(raw.receive()["status"].is_object());
+}
+
+#[test]
+fn an_oversized_line_is_refused_and_skipped() {
+    let server = Running::start();
+    let mut raw = server.raw();
+    raw.send(&vec![b' '; 3 * MAX_REQUEST_BYTES]);
+    raw.send(b"\n{\"status\":{}}\n");
+    assert_eq!(raw.refusal(), "the request is longer than 65536 bytes");
+    assert!(raw.receive()["status"].is_object());
+}
+
+#[test]
+fn a_line_of_exactly_the_largest_size_is_read() {
+    let server = Running::start();
+    let mut raw = server.raw();
+    let request = "{\"status\":{}}";
+    let padded = format!("{request}{}", " ".repeat(MAX_REQUEST_BYTES - request.len()));
+    raw.send(format!("{padded}\n{padded} \n").as_bytes());
+    assert!(raw.receive()["status"].is_object());
+    assert_eq!(raw.refusal(), "the request is longer than 65536 bytes");
+}
+
+#[test]
+fn a_last_line_without_line_feed_is_answered() {
+    let server = Running::start();
+    let mut raw = server.raw();
+    raw.send(b"{\"status\":{}}");
+    raw.0.get_mut().shutdown(Shutdown::Write).unwrap();
+    assert!(raw.receive()["status"].is_object());
+    let mut rest = Vec::new();
+    raw.0.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"");
+}
+
+#[test]
+fn the_socket_is_for_owner_and_group_only() {
+    let server = Running::start();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&server.socket), 0o660);
+    assert_eq!(mode(server.socket.parent().unwrap()) & 0o007, 0);
+}
+
+#[test]
+fn a_socket_that_answers_is_left_alone() {
+    let server = Running::start();
+    let error = bind(&server.runtime, &server.socket).unwrap_err();
+    let expected = format!(
+        "another guidevane answers on {}; stop it first or choose another socket",
+        server.socket.display()
+    );
+    assert_eq!(error.to_string(), expected);
+    server.client().status().unwrap();
+}
+
+#[test]
+fn a_dead_daemons_socket_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("guidevane.sock");
+    drop(UnixListener::bind(&socket).unwrap());
+    assert!(socket.exists());
+    let runtime = Runtime::new().unwrap();
+    let server = bind(&runtime, &socket).unwrap();
+    UnixStream::connect(&socket).unwrap();
+    drop(server);
+    assert!(!socket.exists(), "the socket outlives its server");
+}
+
+#[test]
+fn a_file_that_is_no_socket_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notes.txt");
+    std::fs::write(&path, "keep").unwrap();
+    let error = bind(&Runtime::new().unwrap(), &path).unwrap_err();
+    assert!(matches!(error, BindError::NotASocket { .. }), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "keep");
+}
+
+#[test]
+fn a_server_removes_no_socket_but_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("guidevane.sock");
+    let runtime = Runtime::new().unwrap();
+    let server = bind(&runtime, &socket).unwrap();
+    let moved = folder.path().join("moved.sock");
+    std::fs::rename(&socket, &moved).unwrap();
+    let _other = UnixListener::bind(&socket).unwrap();
+    drop(server);
+    assert!(socket.exists());
+}
+
+#[test]
+fn stopping_the_server_ends_its_connections_and_removes_the_socket() {
+    let Running { runtime, _folder, socket } = Running::start();
+    let mut client = Client::connect(&socket).unwrap();
+    client.status().unwrap();
+    drop(runtime);
+    assert!(!socket.exists(), "the socket outlives its server");
+    assert!(matches!(client.status(), Err(ClientError::Silent { .. })));
+    let error = Client::connect(&socket).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("cannot reach the daemon at {}: ", socket.display())), "{error}");
+    assert!(error.ends_with("; is `guidevane run` running?"), "{error}");
+}
+
+#[test]
+fn an_answer_of_another_version_is_called_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("guidevane.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let answer = |line: &'static str| {
+        let listener = listener.try_clone().unwrap();
+        let other = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut stream = BufReader::new(stream);
+            stream.read_line(&mut String::new()).unwrap();
+            stream.get_mut().write_all(line.as_bytes()).unwrap();
+        });
+        let result = Client::connect(&socket).unwrap().status();
+        other.join().unwrap();
+        result.unwrap_err()
+    };
+    let cases = [
+        "hello\n",
+        "{\"status\":{}}\n",
+        "{\"change\":{\"backend\":\"a\",\"before\":\"active\",\"after\":\"active\"}}\n",
+    ];
+    for line in cases {
+        let error = answer(line);
+        assert!(matches!(error, ClientError::Garbled { .. }), "{line}: {error}");
+    }
+    let error = answer("");
+    assert!(matches!(error, ClientError::Silent { .. }), "{error}");
+}
