@@ -1,3 +1,7 @@
-//! The `guidevane` binary.
+//! The `guidevane` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    guidevane::cli::main(|_config| anyhow::bail!("this build holds no data plane to run"))
+}

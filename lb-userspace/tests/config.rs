@@ -200,6 +200,15 @@ fn every_mistake_in_meaning_is_refused_with_its_place_and_remedy() {
         ("flow table too small", &[(2, "flows = 1024")], "2:9", &["between 4096 and 67108864"]),
         ("flow table too large", &[(2, "flows = 134217728")], "2:9", &["between 4096 and 67108864"]),
         ("flow table no power of two", &[(2, "flows = 1000000")], "2:9", &["524288 or 1048576"]),
+        (
+            "long socket",
+            &[(
+                2,
+                "socket = \"/01234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456\"",
+            )],
+            "2:10",
+            &["more than 107 bytes", "shorter"],
+        ),
         ("relative socket", &[(2, "socket = \"a.sock\"")], "2:10", &["socket", "relative", "from /"]),
         ("relative pin", &[(2, "pin = \"bpf\"")], "2:7", &["pin", "relative"]),
         ("health interval", &[(4, "interval = \"1ms\"")], "4:12", &["between 100ms and 1h"]),
@@ -222,6 +231,12 @@ fn every_mistake_in_meaning_is_refused_with_its_place_and_remedy() {
         ),
         ("VIP name", &[(8, "name = \"Chat\"")], "8:8", &["`Chat`", "a-z, 0-9"]),
         ("empty VIP name", &[(8, "name = \"\"")], "8:8", &["1 to 63"]),
+        (
+            "long VIP name",
+            &[(8, "name = \"0123456789012345678901234567890123456789012345678901234567890123\"")],
+            "8:8",
+            &["1 to 63"],
+        ),
         ("VIP name twice", &[(16, "name = \"chat\"")], "16:8", &["named `chat`", "line 8", "rename"]),
         (
             "two VIPs alike",

@@ -1,1 +1,245 @@
+//! The command line: its grammar, its exit codes and where output goes. Views only; the daemon does the work and
+//! is handed in as a function.
 
+mod status;
+mod table;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::api::{Change, Client, Snapshot};
+use crate::config::{Config, ConfigError, DEFAULT_SOCKET};
+
+/// Something failed; the message says what.
+const EXIT_FAILURE: u8 = 1;
+/// What was given is wrong and stays so when tried again; clap's own code for a wrong command line.
+const EXIT_USAGE: u8 = 2;
+
+/// Time from one picture of `status --watch` to the next.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  success
+  1  failure: the daemon cannot be reached or refused, or the system did
+  2  wrong command line or configuration; trying again will not help";
+
+/// A kernel load balancer for AI inference.
+#[derive(Debug, Parser)]
+#[command(name = "guidevane", version, after_help = AFTER_HELP)]
+struct Cli {
+    /// Admin socket of the daemon; for `run` it overrides the configuration's
+    ///
+    /// Without it, `run` takes the configuration's and the others /run/guidevane/guidevane.sock.
+    #[arg(long, global = true, value_name = "PATH", env = "GUIDEVANE_SOCKET")]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground until SIGTERM
+    Run {
+        /// Configuration file (TOML)
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Show VIPs and backends with their live load, cost, share of new flows and health
+    Status(StatusArgs),
+    /// Take backends out of service and put them back
+    #[command(subcommand)]
+    Backends(BackendsCommand),
+    /// Work on a configuration file without a daemon
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Show it again every second; with `-o json`, one object a line
+    #[arg(long)]
+    watch: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum Output {
+    /// The columns that matter most
+    Table,
+    /// All columns
+    Wide,
+    /// Everything, for programs
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum BackendsCommand {
+    /// Send a backend no new flows; those it has stay
+    Drain {
+        /// Name of the backend
+        name: String,
+    },
+    /// Send a drained backend new flows again
+    Resume {
+        /// Name of the backend
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Say whether a file is right, and if not what and where
+    Check {
+        /// Configuration file (TOML)
+        file: PathBuf,
+    },
+}
+
+/// The reader of standard output has gone away (`guidevane status | head`), which is no failure.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output is closed")]
+struct OutputClosed;
+
+/// Runs the command line; `run` is the daemon, called with a good configuration, and returns when it has stopped.
+pub fn main(run: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
+    let Err(error) = dispatch(Cli::parse(), run) else { return ExitCode::SUCCESS };
+    if error.is::<OutputClosed>() {
+        return ExitCode::SUCCESS;
+    }
+    // With standard error gone too there is nowhere left to report to.
+    let _ = writeln!(io::stderr(), "error: {error:#}");
+    ExitCode::from(if error.is::<ConfigError>() { EXIT_USAGE } else { EXIT_FAILURE })
+}
+
+fn dispatch(cli: Cli, run: impl FnOnce(Config) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let socket = cli.socket.as_deref();
+    let connect = || Client::connect(socket.unwrap_or(Path::new(DEFAULT_SOCKET)));
+    match cli.command {
+        Command::Run { config } => {
+            let mut config = Config::load(&config)?;
+            if let Some(socket) = socket {
+                config.daemon.socket = socket.to_owned();
+            }
+            run(config)
+        }
+        Command::Status(args) => status(connect()?, &args),
+        Command::Backends(BackendsCommand::Drain { name }) => print_change(&connect()?.drain(&name)?),
+        Command::Backends(BackendsCommand::Resume { name }) => print_change(&connect()?.resume(&name)?),
+        Command::Config(ConfigCommand::Check { file }) => check(&file),
+    }
+}
+
+fn status(mut client: Client, args: &StatusArgs) -> anyhow::Result<()> {
+    let terminal = io::stdout().is_terminal();
+    let colour = terminal && colour_wanted();
+    if !args.watch {
+        return print(&render(&client.status()?, args, colour)?);
+    }
+    loop {
+        let picture = render(&client.status()?, args, colour)?;
+        match args.output {
+            Output::Json => print(&picture)?,
+            _ if terminal => print(&table::repaint(&picture))?,
+            _ => print(&format!("{picture}\n"))?,
+        }
+        std::thread::sleep(WATCH_INTERVAL);
+    }
+}
+
+fn render(snapshot: &Snapshot, args: &StatusArgs, colour: bool) -> anyhow::Result<String> {
+    let mut text = match args.output {
+        Output::Table => return Ok(status::render(snapshot, false, colour)),
+        Output::Wide => return Ok(status::render(snapshot, true, colour)),
+        Output::Json if args.watch => serde_json::to_string(snapshot)?,
+        Output::Json => serde_json::to_string_pretty(snapshot)?,
+    };
+    text.push('\n');
+    Ok(text)
+}
+
+fn print_change(change: &Change) -> anyhow::Result<()> {
+    let Change { backend, before, after } = change;
+    print(&format!("{backend}: {before} -> {after}\n"))
+}
+
+fn check(file: &Path) -> anyhow::Result<()> {
+    let config = Config::load(file)?;
+    let count = |number: usize, one: &str| format!("{number} {one}{}", if number == 1 { "" } else { "s" });
+    let interfaces = count(config.interfaces.len(), "interface");
+    let vips = count(config.vips.len(), "VIP");
+    let backends = count(config.vips.iter().map(|vip| vip.backends.len()).sum(), "backend");
+    print(&format!("{}: good: {interfaces}, {vips}, {backends}\n", file.display()))
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(OutputClosed.into()),
+        result => Ok(result?),
+    }
+}
+
+/// The conventions of <https://no-color.org> and of terminals that can do nothing.
+fn colour_wanted() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::env::var_os("TERM").is_none_or(|value| value != "dumb")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::path::Path;
+
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::{Cli, DEFAULT_SOCKET, dispatch};
+
+    const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/guidevane.toml");
+
+    fn run(arguments: &[&str], hook: impl FnOnce(super::Config)) -> anyhow::Result<()> {
+        let cli = Cli::try_parse_from(["guidevane"].iter().chain(arguments))?;
+        dispatch(cli, |config| {
+            hook(config);
+            anyhow::bail!("the daemon's own error")
+        })
+    }
+
+    #[test]
+    fn run_hands_the_config_over_with_the_socket_of_the_command_line() {
+        let called = Cell::new(false);
+        let result = run(&["run", "--config", EXAMPLE, "--socket", "x.sock"], |config| {
+            assert_eq!(config.daemon.socket, Path::new("x.sock"));
+            assert_eq!(config.vips.len(), 2);
+            called.set(true);
+        });
+        assert!(called.get(), "the daemon was not started");
+        assert_eq!(result.unwrap_err().to_string(), "the daemon's own error");
+    }
+
+    #[test]
+    fn run_starts_nothing_on_a_bad_config() {
+        let result = run(&["run", "--config", "/dev/null"], |_| panic!("started"));
+        assert_eq!(
+            result.unwrap_err().to_string().split(';').next(),
+            Some("/dev/null:1:1: no interface is configured")
+        );
+    }
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_names_the_real_default_socket() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.contains(DEFAULT_SOCKET), "{help}");
+    }
+}

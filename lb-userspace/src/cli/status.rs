@@ -1,0 +1,150 @@
+//! `guidevane status` for people. Units are in the headers; counters are plain numbers.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use humantime::format_duration;
+
+use super::table::{Cell, Colour, Column, cell, cell_or_nothing, numbers, only_wide, table, words};
+use crate::api::{AdminState, Backend, Daemon, HealthState, NextHop, Snapshot, Vip};
+
+/// Digits of the kernel object's hash that tell one build from another.
+const SHORT_HASH: usize = 12;
+
+/// A backend in its VIP.
+type Row<'a> = (&'a Vip, &'a Backend);
+
+pub(super) fn render(snapshot: &Snapshot, wide: bool, colour: bool) -> String {
+    let backends =
+        snapshot.vips.iter().flat_map(|vip| vip.backends.iter().map(move |backend| (vip, backend)));
+    let mut parts = vec![
+        summary(&snapshot.daemon),
+        table(&vip_columns(), snapshot.vips.iter(), colour),
+        table(&backend_columns(wide), backends, colour),
+    ];
+    parts.extend(reasons("DROP_REASON", &snapshot.drops, colour));
+    if wide {
+        parts.extend(reasons("PASS_REASON", &snapshot.passes, colour));
+    }
+    parts.join("\n")
+}
+
+fn summary(daemon: &Daemon) -> String {
+    let Daemon { version, uptime_seconds, tick_seconds, governor_mode, kernel, flows } = daemon;
+    let uptime = format_duration(Duration::from_secs(seconds(*uptime_seconds).as_secs()));
+    let tick = format_duration(seconds(*tick_seconds));
+    let hash = kernel.sha256.get(..SHORT_HASH).unwrap_or(&kernel.sha256);
+    let interfaces: Vec<String> = kernel
+        .interfaces
+        .iter()
+        .map(|interface| format!("{} ({})", interface.name, interface.mode))
+        .collect();
+    let interfaces = if interfaces.is_empty() { "no interface".to_owned() } else { interfaces.join(", ") };
+    let pinned = if kernel.pinned { "pinned" } else { "not pinned" };
+    format!(
+        "guidevane {version}, up {uptime}; governor {governor_mode}, every {tick}\n\
+         kernel program {hash} on {interfaces}, {pinned}\n\
+         flow table: {} of {} slots used, {} evictions\n",
+        flows.used, flows.slots, flows.evictions
+    )
+}
+
+/// A duration from the wire, which may hold anything.
+fn seconds(value: f64) -> Duration {
+    // Whole microseconds: binary fractions are no news to a reader.
+    Duration::try_from_secs_f64((value * 1e6).round() / 1e6).unwrap_or_default()
+}
+
+fn vip_columns<'a>() -> Vec<Column<&'a Vip>> {
+    vec![
+        words("VIP", |vip| cell(&vip.name)),
+        words("ADDRESS", |vip| cell(SocketAddr::new(vip.address, vip.port))),
+        words("PROTOCOL", |vip| cell(vip.protocol)),
+        words("MODE", |vip| cell(vip.mode)),
+        words("POLICY", |vip| cell(vip.policy)),
+        numbers("NEW_FLOWS", |vip| cell(vip.new_flows)),
+        numbers("PACKETS", |vip| cell(vip.packets)),
+        numbers("BYTES", |vip| cell(vip.bytes)),
+    ]
+}
+
+fn backend_columns<'a>(wide: bool) -> Vec<Column<Row<'a>>> {
+    let mut columns: Vec<Column<Row<'a>>> = vec![
+        words("VIP", |(vip, _)| cell(&vip.name)),
+        words("BACKEND", |(_, backend)| cell(&backend.name)),
+        only_wide(words("ADDRESS", |(_, backend)| cell(SocketAddr::new(backend.address, backend.port)))),
+        words("HEALTH", |(_, backend)| health(backend.health.state)),
+        words("ADMIN", |(_, backend)| admin(backend.admin)),
+        only_wide(numbers("WEIGHT", |(_, backend)| cell(backend.weight))),
+        only_wide(numbers("LIMIT", |(_, backend)| cell_or_nothing(backend.limit))),
+        numbers("OPENING", |(_, backend)| cell(backend.opening)),
+        numbers("AWAITING", |(_, backend)| cell(backend.awaiting)),
+        numbers("STREAMING", |(_, backend)| cell(backend.streaming)),
+        numbers("IDLE", |(_, backend)| cell(backend.idle)),
+        numbers("COST", |(_, backend)| cell(format!("{:.2}", backend.cost))),
+        only_wide(numbers("CORRECTION", |(_, backend)| cell(format!("{:+.1}", backend.correction)))),
+        numbers("SHARE_PCT", |(_, backend)| cell_or_nothing(backend.share.map(percent))),
+        numbers("REQUESTS", |(_, backend)| cell(backend.requests)),
+        numbers("TTFT_P50_MS", |(_, backend)| cell_or_nothing(backend.ttft_p50_seconds.map(milliseconds))),
+        numbers("TTFT_P99_MS", |(_, backend)| cell_or_nothing(backend.ttft_p99_seconds.map(milliseconds))),
+        only_wide(numbers("PACKETS", |(_, backend)| cell(backend.packets))),
+        only_wide(numbers("BYTES", |(_, backend)| cell(backend.bytes))),
+        only_wide(numbers("RUNNING", |(_, backend)| {
+            cell_or_nothing(backend.reported.as_ref().map(|r| r.running))
+        })),
+        only_wide(numbers("WAITING", |(_, backend)| {
+            cell_or_nothing(backend.reported.as_ref().map(|r| r.waiting))
+        })),
+        only_wide(numbers("KV_PCT", |(_, backend)| {
+            cell_or_nothing(backend.reported.as_ref().and_then(|r| r.kv_usage).map(percent))
+        })),
+        only_wide(numbers("REPORT_AGE_MS", |(_, backend)| {
+            cell_or_nothing(backend.reported.as_ref().map(|r| milliseconds(r.age_seconds)))
+        })),
+        only_wide(words("NEXT_HOP", |(_, backend)| cell_or_nothing(backend.next_hop.as_ref().map(next_hop)))),
+        words("REASON", |(_, backend)| cell_or_nothing(backend.health.reason.as_ref())),
+    ];
+    columns.retain(|column| wide || !column.wide);
+    columns
+}
+
+/// A table of the reasons that occurred; none if none did.
+fn reasons(header: &'static str, counts: &BTreeMap<String, u64>, colour: bool) -> Option<String> {
+    let mut rows = counts.iter().filter(|&(_, &packets)| packets > 0).peekable();
+    rows.peek()?;
+    let columns = [
+        words(header, |(reason, _): (&String, &u64)| cell(reason)),
+        numbers("PACKETS", |(_, packets)| cell(packets)),
+    ];
+    Some(table(&columns, rows, colour))
+}
+
+fn health(state: HealthState) -> Cell {
+    let colour = match state {
+        HealthState::Up => Colour::Plain,
+        HealthState::Down => Colour::Red,
+        HealthState::Unknown => Colour::Yellow,
+    };
+    Cell::coloured(state, colour)
+}
+
+fn admin(state: AdminState) -> Cell {
+    let colour = match state {
+        AdminState::Active => Colour::Plain,
+        AdminState::Draining => Colour::Yellow,
+    };
+    Cell::coloured(state, colour)
+}
+
+fn next_hop(NextHop { mac, interface }: &NextHop) -> String {
+    format!("{mac}%{interface}")
+}
+
+fn percent(part: f64) -> String {
+    format!("{:.1}", part * 100.0)
+}
+
+fn milliseconds(seconds: f64) -> String {
+    format!("{:.1}", seconds * 1000.0)
+}

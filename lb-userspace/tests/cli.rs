@@ -1,0 +1,346 @@
+//! The command itself, as its users run it: output, messages and exit codes.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use guidevane::api::{
+    AdminState, Backend, Change, CommandError, Daemon, Flows, GovernorMode, Handler, Health, HealthState,
+    Interface, Kernel, NextHop, Reported, Server, Snapshot, Vip,
+};
+use guidevane::config::{ForwardMode, PolicyKind, Protocol, XdpMode};
+use tokio::runtime::Runtime;
+
+const SUCCESS: Option<i32> = Some(0);
+const FAILURE: Option<i32> = Some(1);
+const USAGE: Option<i32> = Some(2);
+
+/// Two VIPs, with a backend for each thing that can be missing.
+fn snapshot() -> Snapshot {
+    let idle = Backend {
+        name: "gpu-1".to_owned(),
+        address: "10.0.0.22".parse().unwrap(),
+        port: 8000,
+        weight: 100,
+        limit: None,
+        health: Health { state: HealthState::Down, reason: Some("connection refused".to_owned()) },
+        admin: AdminState::Draining,
+        next_hop: None,
+        opening: 0,
+        awaiting: 0,
+        streaming: 0,
+        idle: 0,
+        cost: 1.0,
+        correction: 0.0,
+        share: None,
+        requests: 0,
+        packets: 0,
+        bytes: 0,
+        ttft_p50_seconds: None,
+        ttft_p99_seconds: None,
+        reported: None,
+    };
+    let busy = Backend {
+        name: "gpu-0".to_owned(),
+        address: "10.0.0.21".parse().unwrap(),
+        limit: Some(32),
+        health: Health { state: HealthState::Up, reason: None },
+        admin: AdminState::Active,
+        next_hop: Some(NextHop { mac: "52:54:00:00:00:21".to_owned(), interface: "eth0".to_owned() }),
+        opening: 1,
+        awaiting: 2,
+        streaming: 30,
+        idle: 4,
+        cost: 1.256,
+        correction: -2.5,
+        share: Some(0.625),
+        requests: 123_456,
+        packets: 9_876_543,
+        bytes: 1_234_567_890,
+        ttft_p50_seconds: Some(0.1374),
+        ttft_p99_seconds: Some(1.25),
+        reported: Some(Reported { running: 31.0, waiting: 2.0, kv_usage: Some(0.873), age_seconds: 0.0421 }),
+        ..idle.clone()
+    };
+    let chat = Vip {
+        name: "chat".to_owned(),
+        address: "10.0.0.10".parse().unwrap(),
+        port: 8000,
+        protocol: Protocol::Tcp,
+        mode: ForwardMode::L2,
+        policy: PolicyKind::Least,
+        packets: 9_876_543,
+        bytes: 1_234_567_890,
+        new_flows: 4321,
+        backends: vec![busy, idle.clone()],
+    };
+    let code = Vip {
+        name: "code".to_owned(),
+        address: "2001:db8::10".parse().unwrap(),
+        port: 80,
+        mode: ForwardMode::Nat,
+        policy: PolicyKind::RoundRobin,
+        packets: 0,
+        bytes: 0,
+        new_flows: 0,
+        backends: vec![Backend {
+            name: "cpu-0".to_owned(),
+            address: "2001:db8:1::21".parse().unwrap(),
+            port: 8080,
+            weight: 1000,
+            health: Health { state: HealthState::Unknown, reason: None },
+            admin: AdminState::Active,
+            ..idle
+        }],
+        ..chat.clone()
+    };
+    Snapshot {
+        daemon: Daemon {
+            version: "0.1.0".to_owned(),
+            uptime_seconds: 3725.8,
+            tick_seconds: 0.005,
+            governor_mode: GovernorMode::On,
+            kernel: Kernel {
+                sha256: "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef".to_owned(),
+                pinned: false,
+                interfaces: vec![Interface { name: "eth0".to_owned(), mode: XdpMode::Native }],
+            },
+            flows: Flows { slots: 1_048_576, used: 1234, evictions: 5 },
+        },
+        vips: vec![chat, code],
+        drops: BTreeMap::from([("no-backend".to_owned(), 17), ("bad-checksum".to_owned(), 0)]),
+        passes: BTreeMap::from([("not-for-a-vip".to_owned(), 42)]),
+    }
+}
+
+const TABLE: &str = "\
+guidevane 0.1.0, up 1h 2m 5s; governor on, every 5ms
+kernel program 0123456789ab on eth0 (native), not pinned
+flow table: 1234 of 1048576 slots used, 5 evictions
+
+VIP   ADDRESS            PROTOCOL  MODE  POLICY       NEW_FLOWS  PACKETS       BYTES
+chat  10.0.0.10:8000     tcp       l2    least             4321  9876543  1234567890
+code  [2001:db8::10]:80  tcp       nat   round-robin          0        0           0
+
+VIP   BACKEND  HEALTH   ADMIN     OPENING  AWAITING  STREAMING  IDLE  COST  SHARE_PCT  REQUESTS  TTFT_P50_MS  TTFT_P99_MS  REASON
+chat  gpu-0    up       active          1         2         30     4  1.26       62.5    123456        137.4       1250.0  -
+chat  gpu-1    down     draining        0         0          0     0  1.00          -         0            -            -  connection refused
+code  cpu-0    unknown  active          0         0          0     0  1.00          -         0            -            -  -
+
+DROP_REASON  PACKETS
+no-backend        17
+";
+
+const WIDE: &str = "\
+guidevane 0.1.0, up 1h 2m 5s; governor on, every 5ms
+kernel program 0123456789ab on eth0 (native), not pinned
+flow table: 1234 of 1048576 slots used, 5 evictions
+
+VIP   ADDRESS            PROTOCOL  MODE  POLICY       NEW_FLOWS  PACKETS       BYTES
+chat  10.0.0.10:8000     tcp       l2    least             4321  9876543  1234567890
+code  [2001:db8::10]:80  tcp       nat   round-robin          0        0           0
+
+VIP   BACKEND  ADDRESS                HEALTH   ADMIN     WEIGHT  LIMIT  OPENING  AWAITING  STREAMING  IDLE  COST  CORRECTION  SHARE_PCT  REQUESTS  TTFT_P50_MS  TTFT_P99_MS  PACKETS       BYTES  RUNNING  WAITING  KV_PCT  REPORT_AGE_MS  NEXT_HOP                REASON
+chat  gpu-0    10.0.0.21:8000         up       active       100     32        1         2         30     4  1.26        -2.5       62.5    123456        137.4       1250.0  9876543  1234567890       31        2    87.3           42.1  52:54:00:00:00:21%eth0  -
+chat  gpu-1    10.0.0.22:8000         down     draining     100      -        0         0          0     0  1.00        +0.0          -         0            -            -        0           0        -        -       -              -  -                       connection refused
+code  cpu-0    [2001:db8:1::21]:8080  unknown  active      1000      -        0         0          0     0  1.00        +0.0          -         0            -            -        0           0        -        -       -              -  -                       -
+
+DROP_REASON  PACKETS
+no-backend        17
+
+PASS_REASON    PACKETS
+not-for-a-vip       42
+";
+
+/// A daemon that shows the snapshot above and has one backend to drain.
+struct FakeDaemon(Mutex<AdminState>);
+
+impl FakeDaemon {
+    fn set(&self, backend: &str, after: AdminState) -> Result<Change, CommandError> {
+        if backend != "gpu-0" {
+            return Err(CommandError::UnknownBackend { name: backend.to_owned() });
+        }
+        let before = std::mem::replace(&mut *self.0.lock().unwrap(), after);
+        Ok(Change { backend: backend.to_owned(), before, after })
+    }
+}
+
+impl Handler for FakeDaemon {
+    async fn status(&self) -> Snapshot {
+        snapshot()
+    }
+
+    async fn drain(&self, backend: &str) -> Result<Change, CommandError> {
+        self.set(backend, AdminState::Draining)
+    }
+
+    async fn resume(&self, backend: &str) -> Result<Change, CommandError> {
+        self.set(backend, AdminState::Active)
+    }
+}
+
+struct Running {
+    _runtime: Runtime,
+    _folder: tempfile::TempDir,
+    socket: PathBuf,
+}
+
+impl Running {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("guidevane.sock");
+        let runtime = Runtime::new().unwrap();
+        let server = {
+            let _context = runtime.enter();
+            Server::bind(&socket).unwrap()
+        };
+        runtime.spawn(server.serve(Arc::new(FakeDaemon(Mutex::new(AdminState::Active)))));
+        Self { _runtime: runtime, _folder: folder, socket }
+    }
+
+    fn guidevane(&self, arguments: &[&str]) -> Output {
+        guidevane().arg("--socket").arg(&self.socket).args(arguments).output().unwrap()
+    }
+}
+
+fn guidevane() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_guidevane"));
+    command.env_remove("GUIDEVANE_SOCKET").env_remove("NO_COLOR");
+    command
+}
+
+#[track_caller]
+fn assert_output(output: &Output, code: Option<i32>, stdout: &str, stderr: &str) {
+    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| str::from_utf8(bytes).unwrap());
+    assert_eq!(out, stdout, "standard output; standard error: {err}");
+    assert_eq!(err, stderr, "standard error");
+    assert_eq!(output.status.code(), code, "exit code");
+}
+
+#[test]
+fn status_shows_the_columns_that_matter() {
+    assert_output(&Running::start().guidevane(&["status"]), SUCCESS, TABLE, "");
+}
+
+#[test]
+fn wide_status_shows_all_columns() {
+    assert_output(&Running::start().guidevane(&["status", "-o", "wide"]), SUCCESS, WIDE, "");
+}
+
+#[test]
+fn json_status_is_the_snapshot() {
+    let output = Running::start().guidevane(&["status", "-o", "json"]);
+    assert_eq!(serde_json::from_slice::<Snapshot>(&output.stdout).unwrap(), snapshot());
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let backend = &value["vips"][0]["backends"][1];
+    assert_eq!(backend["health"], serde_json::json!({"state": "down", "reason": "connection refused"}));
+    assert_eq!(backend["ttft_p50_seconds"], serde_json::Value::Null);
+    assert_eq!(value["vips"][1]["policy"], "round-robin");
+}
+
+#[test]
+fn watch_repeats_until_its_reader_goes_away() {
+    let daemon = Running::start();
+    let mut child = guidevane()
+        .args(["status", "--watch", "-o", "json"])
+        .env("GUIDEVANE_SOCKET", &daemon.socket)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..2 {
+        let line = lines.next().unwrap().unwrap();
+        assert_eq!(serde_json::from_str::<Snapshot>(&line).unwrap(), snapshot());
+    }
+    drop(lines);
+    assert_eq!(child.wait().unwrap().code(), SUCCESS);
+}
+
+#[test]
+fn drain_and_resume_print_old_and_new_state() {
+    let daemon = Running::start();
+    let backends = |verb| daemon.guidevane(&["backends", verb, "gpu-0"]);
+    assert_output(&backends("drain"), SUCCESS, "gpu-0: active -> draining\n", "");
+    assert_output(&backends("drain"), SUCCESS, "gpu-0: draining -> draining\n", "");
+    assert_output(&backends("resume"), SUCCESS, "gpu-0: draining -> active\n", "");
+}
+
+#[test]
+fn a_refused_command_fails_with_the_daemons_words() {
+    let output = Running::start().guidevane(&["backends", "drain", "gpu-9"]);
+    let message = "error: no backend is named `gpu-9`; `guidevane status` lists them\n";
+    assert_output(&output, FAILURE, "", message);
+}
+
+#[test]
+fn without_a_daemon_the_remedy_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("none.sock");
+    for command in [&["status"][..], &["backends", "drain", "gpu-0"], &["backends", "resume", "gpu-0"]] {
+        let output = guidevane().args(command).arg("--socket").arg(&socket).output().unwrap();
+        let message = format!(
+            "error: cannot reach the daemon at {}: No such file or directory (os error 2); \
+             is `guidevane run` running?\n",
+            socket.display()
+        );
+        assert_output(&output, FAILURE, "", &message);
+    }
+}
+
+#[test]
+fn config_check_counts_what_it_found() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/guidevane.toml");
+    let output = guidevane().args(["config", "check"]).arg(&example).output().unwrap();
+    let message = format!("{}: good: 1 interface, 2 VIPs, 3 backends\n", example.display());
+    assert_output(&output, SUCCESS, &message, "");
+}
+
+#[test]
+fn a_bad_config_is_a_usage_error_for_check_and_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("lb.toml");
+    let missing = folder.path().join("missing.toml");
+    std::fs::write(&file, "[daemon]\ntick = \"1m\"\n").unwrap();
+    for command in [&["config", "check"][..], &["run", "--config"]] {
+        let refused = guidevane().args(command).arg(&file).output().unwrap();
+        let message = format!("error: {}:2:8: tick is 1m; it must lie between 1ms and 1s\n", file.display());
+        assert_output(&refused, USAGE, "", &message);
+        let unread = guidevane().args(command).arg(&missing).output().unwrap();
+        let message = format!(
+            "error: {}: cannot read the configuration: No such file or directory (os error 2)\n",
+            missing.display()
+        );
+        assert_output(&unread, USAGE, "", &message);
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_a_usage_error() {
+    let cases: &[&[&str]] = &[
+        &[],
+        &["reboot"],
+        &["run"],
+        &["status", "-o", "xml"],
+        &["backends"],
+        &["backends", "drain"],
+        &["config", "check"],
+    ];
+    for arguments in cases {
+        let output = guidevane().args(*arguments).output().unwrap();
+        assert_eq!(output.status.code(), USAGE, "{arguments:?}");
+        assert_eq!(output.stdout, b"", "{arguments:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("--help"), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_documents_exit_codes_and_the_socket_variable() {
+    let output = guidevane().arg("--help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    for words in ["Exit codes:", "  2  wrong command line or configuration", "GUIDEVANE_SOCKET"] {
+        assert!(help.contains(words), "`{words}` is not in: {help}");
+    }
+    assert_eq!(output.status.code(), SUCCESS);
+}
