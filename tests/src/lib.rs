@@ -1,1 +1,4 @@
-//! x
+//! The test bed of Guidevane: everything that plays the part of the world around the balancer.
+
+pub mod load;
+pub mod sim;
