@@ -165,7 +165,7 @@ fn table(report: &Report) -> String {
         report.requests, report.failed, report.unfinished, report.output_tokens_per_second, report.seconds
     );
     for (kind, count) in &report.failures {
-        text += &format!("  failed by {kind:?}: {count}\n");
+        text += &format!("  {kind}: {count}\n");
     }
     text += &format!("{:<24}{:>10}{:>10}{:>10}{:>10}\n", "seconds", "mean", "p50", "p90", "p99");
     let rows = [

@@ -110,6 +110,10 @@ async fn main() -> anyhow::Result<()> {
     let server = SimServer::spawn(listener, args.options()?)?;
     writeln!(std::io::stdout(), "listening on {}", server.addr())?;
     tokio::signal::ctrl_c().await.context("cannot wait for an interrupt")?;
+    let lag = server.stats().lag_seconds;
     server.stop().await;
+    if lag > 0.0 {
+        eprintln!("this machine was too busy: the server fell {lag:.1} s behind its model");
+    }
     Ok(())
 }

@@ -18,5 +18,5 @@ mod run_tests;
 
 pub use client::{Connect, Direct};
 pub use run::{LoadError, LoadOptions, run};
-pub use stats::{Live, LiveSnapshot, Quantiles, Report};
+pub use stats::{Failure, Live, LiveSnapshot, Quantiles, Report};
 pub use traffic::Traffic;

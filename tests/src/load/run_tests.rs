@@ -17,8 +17,9 @@ use tokio::{
 
 use crate::{
     load::{
-        Connect, Direct, Live, LoadError, LoadOptions, Report, Traffic, run, stats::Failure, tls,
+        Connect, Direct, Failure, Live, LoadError, LoadOptions, Report, Traffic, run, tls,
         trace::Arrival,
+        traffic::{Sizes, poisson_gaps},
     },
     sim::{
         self,
@@ -51,7 +52,8 @@ async fn report(options: LoadOptions) -> Report {
 #[tokio::test]
 async fn a_trace_is_served_to_its_last_token() {
     for path in ["", "/v1/chat/completions"] {
-        let server = server(|_| {});
+        // In real time: however busy the machine, a response then comes in several writes with gaps between them.
+        let server = server(|options| options.driver.speed = 1.0);
         let live = Live::default();
         let options = burst(url(server.addr()) + path, 20, 30);
         let report = run(options, Direct::default(), live.clone()).await.unwrap();
@@ -79,19 +81,21 @@ async fn a_closed_loop_keeps_its_clients_busy_and_reports_those_under_way() {
 }
 
 #[tokio::test]
-async fn an_open_loop_sends_at_its_rate_and_seed() {
+async fn an_open_loop_sends_what_its_seed_says() {
     let server = server(|_| {});
-    let mut counts = Vec::new();
-    for _ in 0..2 {
-        let mut options = LoadOptions::new(url(server.addr()), Traffic::Poisson { rate: 100.0 });
-        options.sizes.output = "geometric:5".parse().unwrap();
-        options.duration = Some(Duration::from_secs(1));
-        let report = report(options).await;
-        assert_eq!(report.failed, 0, "{report:?}");
-        counts.push(report.requests + report.unfinished);
-    }
-    // The arrivals are the same; only those of the last instant may miss the end.
-    assert!(counts[0].abs_diff(counts[1]) <= 20 && (50..=150).contains(&counts[0]), "{counts:?}");
+    let mut options = LoadOptions::new(url(server.addr()), Traffic::Poisson { rate: 100.0 });
+    options.sizes.output = "geometric:5".parse().unwrap();
+    options.duration = Some(Duration::from_secs(1));
+    let mut at = Duration::ZERO;
+    let due = poisson_gaps(100.0, options.sizes.seed).take_while(|gap| {
+        at += *gap;
+        at < Duration::from_secs(1)
+    });
+    let due = due.count() as u64;
+    let report = report(options).await;
+    let sent = report.requests + report.unfinished;
+    // A busy machine may be late with the last ones, but nothing is sent that is not due.
+    assert!(report.failed == 0 && sent <= due && sent >= due / 2, "{sent} of {due}: {report:?}");
 }
 
 #[tokio::test]
@@ -100,7 +104,7 @@ async fn the_same_seed_asks_for_the_same_tokens() {
     for seed in [1, 1, 2] {
         let server = server(|_| {});
         let options = LoadOptions::new(url(server.addr()), Traffic::Closed { clients: 1 });
-        let sizes = crate::load::traffic::Sizes {
+        let sizes = Sizes {
             prompt: "lognormal:200:1".parse().unwrap(),
             output: "geometric:9".parse().unwrap(),
             seed,
@@ -253,9 +257,12 @@ async fn a_request_that_takes_too_long_is_a_timeout_and_leaves_the_server() {
     options.timeout = Duration::from_millis(300);
     let report = report(options).await;
     assert_eq!((report.requests, report.failed, report.failures[&Failure::Timeout]), (2, 2, 2), "{report:?}");
-    while server.stats().counters.aborted < 2 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let left = async {
+        while server.stats().counters.aborted < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), left).await.expect("both requests leave the server");
 }
 
 #[tokio::test]

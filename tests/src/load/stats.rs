@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -33,6 +34,18 @@ pub enum Failure {
     Protocol,
     /// The stream ended early: broken off, without `[DONE]`, or with fewer tokens than asked for.
     Truncated,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Connect => "connect",
+            Self::Timeout => "timeout",
+            Self::Status => "status",
+            Self::Protocol => "protocol",
+            Self::Truncated => "truncated",
+        })
+    }
 }
 
 /// Counters of a run that others may read while it runs; clones share them.

@@ -23,8 +23,9 @@ use crate::sim::{
     script::Script,
 };
 
-/// How far steps may trail the clock before the difference is given up: a few steps of the slowest profile.
-const MAX_LAG: Duration = Duration::from_millis(200);
+/// How far steps may trail the clock before the difference is given up: a few steps of a usual profile, so that what
+/// is caught up in one go stays small beside any time to first token.
+const MAX_LAG: Duration = Duration::from_millis(50);
 
 /// How an engine is to be run.
 #[derive(Debug, Clone)]
@@ -209,7 +210,7 @@ impl Driver {
             if !self.wait(step_end).await {
                 return;
             }
-            self.deliver();
+            self.deliver(step_start);
             step_start = self.next_start(step_end);
         }
     }
@@ -260,15 +261,17 @@ impl Driver {
         }
     }
 
-    /// Ends the step and hands its tokens to their streams.
-    fn deliver(&mut self) {
+    /// Ends the step that began at `step_start` and hands its tokens to their streams.
+    fn deliver(&mut self, step_start: Instant) {
         let now = Instant::now();
         let mut metrics = lock(&self.metrics);
         for event in self.engine.finish_step() {
             match *event {
                 Event::Started(id) => {
                     if let Some(stream) = self.streams.get(&id) {
-                        metrics.queue.observe((now - stream.arrived).as_secs_f64());
+                        // A step that started late on its own clock can begin before the request came.
+                        let waited = step_start.saturating_duration_since(stream.arrived);
+                        metrics.queue.observe(waited.as_secs_f64());
                     }
                 }
                 Event::Token { id, number, last } => {

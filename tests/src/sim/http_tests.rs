@@ -292,7 +292,7 @@ async fn connections_are_kept_open_unless_told_otherwise() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed() {
-    let server = start(ServerOptions { idle_timeout: Duration::from_millis(50), ..options() });
+    let server = start(ServerOptions { idle_timeout: Duration::from_millis(500), ..options() });
     let mut socket = TcpStream::connect(server.addr()).await.unwrap();
     socket.write_all(b"GET /health HTTP/1.1\r\nhost: sim\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();

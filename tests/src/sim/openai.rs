@@ -228,33 +228,28 @@ impl Chunks {
             Route::Completions => "text_completion",
             Route::Chat => "chat.completion.chunk",
         };
-        let event = |choices: Value, usage: Option<Value>| {
-            let mut chunk =
-                json!({"id": id, "object": object, "created": created, "model": model, "choices": choices});
-            if let Some(usage) = usage {
-                chunk["usage"] = usage;
-            }
-            format!("data: {chunk}\n\n")
+        let model = Value::from(model);
+        // In vLLM's order of fields, which serde_json's maps would sort.
+        let event = |choices: &str, usage: &str| {
+            let head = format!(r#""id":"{id}","object":"{object}","created":{created},"model":{model}"#);
+            format!("data: {{{head},\"choices\":[{choices}]{usage}}}\n\n")
         };
-        let choice = |finish: Value| match completion.route {
-            Route::Completions => {
-                json!([{"index": 0, "text": TOKEN_TEXT, "logprobs": null, "finish_reason": finish}])
-            }
-            Route::Chat => {
-                json!([{"index": 0, "delta": {"content": TOKEN_TEXT}, "logprobs": null, "finish_reason": finish}])
-            }
+        let choice = |content: &str, finish: &str| {
+            format!(r#"{{"index":0,{content},"logprobs":null,"finish_reason":{finish}}}"#)
         };
-        let role = json!([{
-            "index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": null, "finish_reason": null,
-        }]);
-        let mut end = event(choice("length".into()), None);
+        let token = match completion.route {
+            Route::Completions => format!(r#""text":"{TOKEN_TEXT}""#),
+            Route::Chat => format!(r#""delta":{{"content":"{TOKEN_TEXT}"}}"#),
+        };
+        let role = choice(r#""delta":{"role":"assistant","content":""}"#, "null");
+        let mut end = event(&choice(&token, "\"length\""), "");
         if completion.include_usage {
-            end += &event(json!([]), Some(completion.usage()));
+            end += &event("", &format!(",\"usage\":{}", completion.usage()));
         }
         end += "data: [DONE]\n\n";
         Self {
-            first: if completion.route == Route::Chat { event(role, None).into() } else { Bytes::new() },
-            token: event(choice(Value::Null), None).into(),
+            first: if completion.route == Route::Chat { event(&role, "").into() } else { Bytes::new() },
+            token: event(&choice(&token, "null"), "").into(),
             end: end.into(),
         }
     }
