@@ -140,7 +140,8 @@ pub const H100X8_70B: Profile = Profile {
 /// Two H100 in a tensor-parallel group, Llama 3.1 70B FP8, measured with vLLM. Fitted to the time per output token
 /// of twelve closed loops (1,024/1,024, 8,192/1,024 and 1,024/8,192 tokens, 4 to 64 clients) with the share that
 /// prefills of the other clients take from each decode; all within 2.7 %. Its KV cache is full at 24 sequences of
-/// 8,192 + 1,024 tokens: measured time to first token 1.28, 6.52 and 59.2 s at 16, 32 and 64 clients.
+/// 8,192 + 1,024 tokens: measured time to first token 1.28, 6.52 and 59.2 s at 16, 32 and 64 clients; the model has
+/// the same cliff at 0.62, 14.8 and 71 s, with 42 ms per output token beyond it where 52 were measured.
 pub const H100X2_70B_FP8: Profile = Profile {
     name: "h100x2-70b-fp8",
     description: "two H100 80 GB, Llama 3.1 70B FP8",
