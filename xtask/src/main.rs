@@ -1,2 +1,42 @@
-//! x
-fn main() {}
+//! The project's own commands: `cargo xtask <verb>`.
+//!
+//! One module owns one verb; what several need (paths, child processes, the tool chain) has a module of its own.
+//! Every verb works on a clean clone: what it needs it sets up itself or names.
+
+mod build_ebpf;
+mod manifest;
+mod object_file;
+mod process;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Set-up, build and test of Guidevane.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Build the kernel object from source, or check the committed one
+    BuildEbpf(build_ebpf::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().verb {
+        Verb::BuildEbpf(args) => build_ebpf::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Where things lie in the checkout.
+
+use std::path::{Path, PathBuf};
+
+/// Path of the kernel side's crate, relative to the root.
+pub const EBPF_CRATE: &str = "lb-ebpf";
+/// Path of the crate shared by both sides, relative to the root.
+pub const COMMON_CRATE: &str = "lb-common";
+
+/// The root of the checkout that this program was built from.
+pub fn root() -> PathBuf {
+    let own_crate = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own_crate.parent().expect("the crate lies in the workspace root").to_path_buf()
+}
+
+/// The committed kernel object.
+pub fn committed_object(root: &Path) -> PathBuf {
+    root.join(EBPF_CRATE).join("object/guidevane.bpf.o")
+}
+
+/// The record of how the committed object was made.
+pub fn manifest(root: &Path) -> PathBuf {
+    root.join(EBPF_CRATE).join("object/manifest.toml")
+}
+
+/// Where a fresh object is left for tests; never committed.
+pub fn fresh_object(root: &Path) -> PathBuf {
+    root.join("target/bpf/guidevane.bpf.o")
+}
