@@ -1,4 +1,5 @@
 //! The test bed of Guidevane: everything that plays the part of the world around the balancer.
 
+pub mod bed;
 pub mod load;
 pub mod sim;
