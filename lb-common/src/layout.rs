@@ -289,6 +289,9 @@ pub struct Histogram {
 }
 
 impl Histogram {
+    /// Nothing counted.
+    pub const EMPTY: Self = Self { counts: [0; HISTOGRAM_BUCKETS], sum_ns: 0, count: 0, reserved: [0; 6] };
+
     /// Resolution: 1.024 microseconds, so that a shift does.
     pub const UNIT_SHIFT: u32 = 10;
     /// The same in nanoseconds.

@@ -16,7 +16,7 @@ pub enum Action {
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $action:ident;)*) => {
         /// Why a packet went where it went. Its number is its element in the `REASONS` map.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
         pub enum Reason { $($(#[$doc])* $name,)* }
 

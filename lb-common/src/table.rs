@@ -115,7 +115,11 @@ pub const fn settle(slot: Slot, verdict: &Verdict, now: u32) -> Slot {
 /// What the daemon's sweep does to a slot that has been silent until `now`: the word to put there, or none
 /// to leave it alone. `finished` is whether the flow's client has sent FIN.
 pub const fn age_out(slot: Slot, now: u32, limits: &Limits, finished: bool) -> Option<Slot> {
-    let silent = slot.silent_for(now);
+    let silent = match slot.silent_for(now) {
+        // The sweep's clock may be a tick behind the kernel's: such a stamp is from just now.
+        silent if silent > Limits::LONGEST => 0,
+        silent => silent,
+    };
     let next = match slot.state() {
         State::Empty => return None,
         State::Opening if silent >= OPENING_TICKS => State::Stale,
@@ -151,11 +155,13 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// The longest silence that an age can tell from a stamp of a moment ago.
+    pub const LONGEST: u32 = slot::AGE_MASK - 64;
+
     /// Clamps a time-out in ticks to what an age can tell apart.
     pub const fn ticks(ticks: u32) -> u32 {
-        const LONGEST: u32 = slot::AGE_MASK - 64;
-        if ticks > LONGEST {
-            LONGEST
+        if ticks > Self::LONGEST {
+            Self::LONGEST
         } else if ticks < 2 {
             2
         } else {

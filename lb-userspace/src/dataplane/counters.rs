@@ -1,0 +1,110 @@
+//! Counters and gauges, read out of the maps.
+
+use std::collections::BTreeMap;
+
+use aya::{
+    Ebpf,
+    maps::{Map, MapData, PerCpuArray},
+};
+use lb_common::{
+    layout::{HISTOGRAM_BUCKETS, Histogram, Traffic},
+    reason::Reason,
+};
+
+use super::error::Error;
+
+/// `Traffic` as aya reads it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct TrafficPod(Traffic);
+
+// SAFETY: `repr(C)` integers without padding; every bit pattern is valid.
+unsafe impl aya::Pod for TrafficPod {}
+
+/// Packets by what became of them, over all CPUs; reasons that never came up are left out.
+///
+/// # Errors
+///
+/// When the map cannot be read.
+pub fn reasons(ebpf: &Ebpf) -> Result<BTreeMap<Reason, u64>, Error> {
+    let map = per_cpu::<u64>(ebpf, "REASONS_SEEN")?;
+    let mut seen = BTreeMap::new();
+    for &reason in Reason::ALL {
+        let count: u64 = read(&map, "REASONS_SEEN", reason as u32)?.iter().sum();
+        if count > 0 {
+            seen.insert(reason, count);
+        }
+    }
+    Ok(seen)
+}
+
+/// What was forwarded to a backend, over all CPUs.
+///
+/// # Errors
+///
+/// When the map cannot be read.
+pub fn traffic(ebpf: &Ebpf, backend: u16) -> Result<Traffic, Error> {
+    let map = per_cpu::<TrafficPod>(ebpf, "TRAFFIC")?;
+    let values = read(&map, "TRAFFIC", u32::from(backend))?;
+    Ok(values.iter().fold(Traffic::default(), |sum, TrafficPod(one)| Traffic {
+        packets: sum.packets + one.packets,
+        bytes: sum.bytes + one.bytes,
+        returned_packets: sum.returned_packets + one.returned_packets,
+        returned_bytes: sum.returned_bytes + one.returned_bytes,
+        evicted: sum.evicted + one.evicted,
+        reserved: [0; 3],
+    }))
+}
+
+fn per_cpu<'a, T: aya::Pod>(
+    ebpf: &'a Ebpf,
+    name: &'static str,
+) -> Result<PerCpuArray<&'a MapData, T>, Error> {
+    let map: &Map = ebpf.map(name).ok_or(Error::Missing(name))?;
+    PerCpuArray::try_from(map).map_err(|source| Error::MapInfo { name, source })
+}
+
+fn read<T: aya::Pod>(
+    map: &PerCpuArray<&MapData, T>,
+    name: &'static str,
+    index: u32,
+) -> Result<aya::maps::PerCpuValues<T>, Error> {
+    map.get(&index, 0).map_err(|source| Error::MapInfo { name, source })
+}
+
+/// A quantile of a histogram of times, in seconds: the middle, on a logarithmic scale, of the bucket it
+/// falls into. None when nothing was counted.
+pub fn quantile(histogram: &Histogram, quantile: f64) -> Option<f64> {
+    let total: u64 = histogram.counts.iter().map(|&count| u64::from(count)).sum();
+    if total == 0 {
+        return None;
+    }
+    let rank = (quantile * total as f64).ceil().max(1.0) as u64;
+    let mut seen = 0;
+    let bucket = histogram.counts.iter().position(|&count| {
+        seen += u64::from(count);
+        seen >= rank
+    });
+    let bucket = bucket.unwrap_or(HISTOGRAM_BUCKETS - 1);
+    let upper = (Histogram::UNIT_NS << bucket) as f64;
+    Some(upper / std::f64::consts::SQRT_2 / 1e9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quantile;
+    use lb_common::layout::Histogram;
+
+    #[test]
+    fn a_quantile_lies_within_its_bucket() {
+        let mut histogram = Histogram::EMPTY;
+        assert_eq!(quantile(&histogram, 0.5), None);
+        for milliseconds in [10u64, 12, 14, 900] {
+            histogram.counts[Histogram::bucket(milliseconds * 1_000_000)] += 1;
+        }
+        let median = quantile(&histogram, 0.5).expect("four were counted");
+        assert!((0.008..0.017).contains(&median), "{median} s");
+        let last = quantile(&histogram, 0.99).expect("four were counted");
+        assert!((0.5..1.1).contains(&last), "{last} s");
+    }
+}

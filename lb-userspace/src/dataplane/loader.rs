@@ -1,0 +1,338 @@
+//! Loading the kernel object, or adopting what an earlier daemon pinned.
+//!
+//! Adoption trusts `META` and the maps' own information alone: sizes, seed and tick rate come from there,
+//! never from the configuration. What does not match is refused, and nothing of it is touched.
+
+use std::{
+    borrow::Cow,
+    fs, io,
+    os::{fd::AsFd as _, unix::fs::DirBuilderExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use aya::{
+    Ebpf, EbpfLoader, TestRun as _, TestRunOptions, include_bytes_aligned,
+    maps::{Map, MapData, MapInfo, MapType},
+    programs::{TestRunResult, Xdp},
+};
+use lb_common::{
+    index::BUCKETS,
+    layout::{self, LAYOUT, Meta, TABLE_LINES, VIP_IDS},
+    siphash::Key,
+    slot::{MAX_BACKENDS, age_shift},
+    table::WAYS,
+};
+use rand::Rng as _;
+
+use super::{
+    clock::{self, Clock},
+    error::Error,
+    mapping::{Element, Elements},
+};
+
+/// The kernel object as built from `lb-ebpf`.
+static OBJECT: &[u8] = include_bytes_aligned!("../../../lb-ebpf/object/guidevane.bpf.o");
+
+/// Names another object to load, for tests of one that was just built.
+pub const OBJECT_VARIABLE: &str = "GUIDEVANE_OBJECT";
+
+/// Seconds without a heartbeat after which the kernel drops corrections.
+const STALE_SECONDS: u32 = 2;
+
+/// The steering program.
+const PROGRAM: &str = "guidevane";
+
+/// Maps that are mapped, with the flag they must carry.
+const MMAPABLE: u32 = 1 << 10;
+
+/// How to load.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where to pin, and to adopt from; nothing is pinned without it.
+    pub pin: Option<PathBuf>,
+    /// Slots of the flow table, a power of two.
+    pub flow_slots: u32,
+}
+
+/// The maps, mapped.
+pub struct Maps {
+    /// `META`.
+    pub meta: Elements<Meta>,
+    /// `CONTROL`.
+    pub control: Elements<layout::Control>,
+    /// `VIP_INDEX`.
+    pub vip_index: Elements<u64>,
+    /// `REAL_INDEX`.
+    pub real_index: Elements<u64>,
+    /// `VIPS`.
+    pub vips: Elements<layout::Vip>,
+    /// `BACKENDS`.
+    pub backends: Elements<layout::Backend>,
+    /// `LOADS`.
+    pub loads: Elements<layout::Load>,
+    /// `TOTALS`.
+    pub totals: Elements<layout::Total>,
+    /// `PROGRESS`.
+    pub progress: Elements<layout::Histogram>,
+    /// `TABLE`.
+    pub table: Elements<[u16; layout::TABLE_LINE]>,
+    /// `FLOWS`.
+    pub flows: Elements<[u64; WAYS]>,
+    /// `FLOW_INFO`.
+    pub flow_info: Elements<layout::FlowInfo>,
+}
+
+/// What is loaded in the kernel.
+pub struct Kernel {
+    /// Programs and the maps that are read by system call.
+    pub ebpf: Ebpf,
+    /// The maps that are mapped.
+    pub maps: Arc<Maps>,
+    /// What the maps were made for.
+    pub meta: Meta,
+    /// Whether the maps were there before.
+    pub adopted: bool,
+}
+
+/// The object to load: the embedded one, or the one the environment names.
+fn object() -> Result<Cow<'static, [u8]>, Error> {
+    let Some(path) = std::env::var_os(OBJECT_VARIABLE) else { return Ok(Cow::Borrowed(OBJECT)) };
+    let read = |source| Error::Map { name: OBJECT_VARIABLE, source };
+    fs::read(path).map(Cow::Owned).map_err(read)
+}
+
+impl Kernel {
+    /// Loads or adopts; returns the clock with it.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; what was pinned before stays as it was.
+    pub fn load(options: &Options) -> Result<(Self, Clock), Error> {
+        let pinned = options.pin.as_deref().map(adoptable).transpose()?.flatten();
+        let adopted = pinned.is_some();
+        let object = object()?;
+        let meta = match pinned {
+            Some(meta) => meta,
+            None => fresh(options.flow_slots, tick_rate(&object)?),
+        };
+        if let (Some(pin), false) = (&options.pin, adopted) {
+            make_directory(pin)?;
+        }
+        let mut ebpf = load_object(&object, &meta, options.pin.as_deref())?;
+        let maps = Arc::new(Maps::open(&ebpf, &meta)?);
+        if !adopted {
+            maps.meta.write(0, &meta);
+        }
+        let clock_map = element_map(&ebpf, "CLOCK", 1)?;
+        load_program(&mut ebpf, "clock")?;
+        load_program(&mut ebpf, PROGRAM)?;
+        let kernel = Self { ebpf, maps, meta, adopted };
+        let clock = Clock::anchored(meta.hz, || kernel.sample(), clock_map)?;
+        Ok((kernel, clock))
+    }
+
+    /// The steering program.
+    ///
+    /// # Errors
+    ///
+    /// When the object has none.
+    pub fn program(&mut self) -> Result<&mut Xdp, Error> {
+        xdp(&mut self.ebpf, PROGRAM)
+    }
+
+    /// Runs the `clock` program once.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn sample(&self) -> Result<(), Error> {
+        let program = self.ebpf.program("clock").ok_or(Error::Missing("program clock"))?;
+        let program: &Xdp = program.try_into().map_err(|source| Error::Program { name: "clock", source })?;
+        clock::run(program)
+    }
+
+    /// Runs the steering program on a frame, as if it had come in on the loopback interface of this
+    /// network namespace, and gives the verdict with the frame as it was left.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn test_run(&self, frame: &[u8], repeat: u32) -> Result<(TestRunResult, Vec<u8>), Error> {
+        let program = self.ebpf.program(PROGRAM).ok_or(Error::Missing("program guidevane"))?;
+        let program: &Xdp = program.try_into().map_err(|source| Error::Program { name: PROGRAM, source })?;
+        let mut out = vec![0; frame.len() + 256];
+        let result = program
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut out),
+                repeat,
+                ..TestRunOptions::default()
+            })
+            .map_err(|source| Error::Program { name: PROGRAM, source })?;
+        out.truncate(result.data_size_out as usize);
+        Ok((result, out))
+    }
+
+    /// Instructions the verifier walked to accept the steering program.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not tell (before Linux 5.16).
+    pub fn verified_instructions(&mut self) -> Result<u32, Error> {
+        let info = self.program()?.info().map_err(|source| Error::Program { name: PROGRAM, source })?;
+        info.verified_instruction_count().ok_or(Error::Missing("count of verified instructions"))
+    }
+}
+
+/// Learns the tick rate from the object's `clock` program, with every map as small as it gets.
+fn tick_rate(object: &[u8]) -> Result<u32, Error> {
+    let mut loader = EbpfLoader::new();
+    for map in ["FLOWS", "FLOW_INFO", "TABLE", "VIPS", "BACKENDS", "LOADS", "TOTALS", "PROGRESS", "TRAFFIC"] {
+        loader.map_max_entries(map, 1);
+    }
+    let mut ebpf = loader.load(object)?;
+    let map = element_map(&ebpf, "CLOCK", 1)?;
+    load_program(&mut ebpf, "clock")?;
+    let program = xdp(&mut ebpf, "clock")?;
+    clock::learn(program, &map)
+}
+
+fn fresh(flow_slots: u32, hz: u32) -> Meta {
+    let mut random = rand::rng();
+    Meta {
+        layout: LAYOUT,
+        key: Key { k0: random.random(), k1: random.random() },
+        flow_sets: flow_slots / WAYS as u32,
+        table_lines: TABLE_LINES as u32,
+        hz,
+        age_shift: age_shift(hz),
+        reserved: [0; 3],
+    }
+}
+
+fn load_object(object: &[u8], meta: &Meta, pin: Option<&Path>) -> Result<Ebpf, Error> {
+    let (mask, stale) = (meta.flow_sets - 1, meta.hz * STALE_SECONDS);
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global("KEY0", &meta.key.k0, true)
+        .override_global("KEY1", &meta.key.k1, true)
+        .override_global("SET_MASK", &mask, true)
+        .override_global("AGE_SHIFT", &meta.age_shift, true)
+        .override_global("STALE_AFTER", &stale, true)
+        .map_max_entries("FLOWS", meta.flow_sets)
+        .map_max_entries("FLOW_INFO", meta.flow_sets * WAYS as u32)
+        .map_max_entries("TABLE", meta.table_lines);
+    for (name, ..) in shapes(meta) {
+        if let Some(directory) = pin {
+            loader.map_pin_path(name, directory.join(name));
+        }
+    }
+    Ok(loader.load(object)?)
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
+    xdp(ebpf, name)?.load().map_err(|source| Error::Program { name, source })
+}
+
+fn xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Error> {
+    ebpf.program_mut(name)
+        .ok_or(Error::Missing(name))?
+        .try_into()
+        .map_err(|source| Error::Program { name, source })
+}
+
+/// Every map by name: the size of its elements, how many there are, and whether it is mapped.
+fn shapes(meta: &Meta) -> [(&'static str, usize, usize, bool); 15] {
+    let sets = meta.flow_sets as usize;
+    [
+        ("META", size_of::<Meta>(), 1, true),
+        ("CONTROL", size_of::<layout::Control>(), 1, true),
+        ("CLOCK", size_of::<layout::Clock>(), 1, true),
+        ("VIP_INDEX", size_of::<u64>(), 2 * BUCKETS as usize, true),
+        ("REAL_INDEX", size_of::<u64>(), 2 * BUCKETS as usize, true),
+        ("VIPS", size_of::<layout::Vip>(), 2 * VIP_IDS, true),
+        ("BACKENDS", size_of::<layout::Backend>(), MAX_BACKENDS, true),
+        ("LOADS", size_of::<layout::Load>(), MAX_BACKENDS, true),
+        ("TOTALS", size_of::<layout::Total>(), VIP_IDS, true),
+        ("PROGRESS", size_of::<layout::Histogram>(), MAX_BACKENDS, true),
+        ("TABLE", layout::TABLE_LINE * 2, meta.table_lines as usize, true),
+        ("FLOWS", WAYS * 8, sets, true),
+        ("FLOW_INFO", size_of::<layout::FlowInfo>(), sets * WAYS, true),
+        ("TRAFFIC", size_of::<layout::Traffic>(), MAX_BACKENDS, false),
+        ("REASONS_SEEN", size_of::<u64>(), lb_common::reason::REASONS, false),
+    ]
+}
+
+/// What the pins in a directory were made for; none when there are none.
+fn adoptable(directory: &Path) -> Result<Option<Meta>, Error> {
+    let refuse = |reason: String| Error::Adopt { path: directory.to_path_buf(), reason };
+    let path = directory.join("META");
+    if !path.try_exists().map_err(|error| refuse(error.to_string()))? {
+        return Ok(None);
+    }
+    check(directory, "META", size_of::<Meta>(), 1, true)?;
+    let data = MapData::from_pin(&path).map_err(|error| refuse(error.to_string()))?;
+    let meta =
+        Elements::<Meta>::map(data.fd().as_fd(), 1).map_err(|error| refuse(error.to_string()))?.read(0);
+    if meta.layout != LAYOUT {
+        return Err(refuse(format!("they have layout {:#x}, this version has {LAYOUT:#x}", meta.layout)));
+    }
+    if !meta.flow_sets.is_power_of_two() || meta.hz == 0 {
+        return Err(refuse("META says nothing sensible".into()));
+    }
+    for (name, size, count, mapped) in shapes(&meta) {
+        check(directory, name, size, count, mapped)?;
+    }
+    Ok(Some(meta))
+}
+
+/// Refuses a pinned map that is not what its name says: aya checks neither type, size nor flags.
+fn check(directory: &Path, name: &str, size: usize, count: usize, mapped: bool) -> Result<(), Error> {
+    let refuse =
+        |reason: String| Error::Adopt { path: directory.to_path_buf(), reason: format!("{name}: {reason}") };
+    let info = MapInfo::from_pin(directory.join(name)).map_err(|error| refuse(error.to_string()))?;
+    let kind = if mapped { MapType::Array } else { MapType::PerCpuArray };
+    let flags = if mapped { MMAPABLE } else { 0 };
+    let found =
+        (info.map_type().ok(), info.value_size() as usize, info.max_entries() as usize, info.map_flags());
+    if found != (Some(kind), size, count, flags) {
+        return Err(refuse(format!("it is {found:?}, not {:?}", (Some(kind), size, count, flags))));
+    }
+    Ok(())
+}
+
+fn make_directory(path: &Path) -> Result<(), Error> {
+    /// Flow data and the seed are for the daemon's group alone.
+    const MODE: u32 = 0o750;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(MODE)
+        .create(path)
+        .map_err(|error| Error::Pin { path: path.to_path_buf(), reason: error.to_string() })
+}
+
+impl Maps {
+    fn open(ebpf: &Ebpf, meta: &Meta) -> Result<Self, Error> {
+        let sets = meta.flow_sets as usize;
+        Ok(Self {
+            meta: element_map(ebpf, "META", 1)?,
+            control: element_map(ebpf, "CONTROL", 1)?,
+            vip_index: element_map(ebpf, "VIP_INDEX", 2 * BUCKETS as usize)?,
+            real_index: element_map(ebpf, "REAL_INDEX", 2 * BUCKETS as usize)?,
+            vips: element_map(ebpf, "VIPS", 2 * VIP_IDS)?,
+            backends: element_map(ebpf, "BACKENDS", MAX_BACKENDS)?,
+            loads: element_map(ebpf, "LOADS", MAX_BACKENDS)?,
+            totals: element_map(ebpf, "TOTALS", VIP_IDS)?,
+            progress: element_map(ebpf, "PROGRESS", MAX_BACKENDS)?,
+            table: element_map(ebpf, "TABLE", meta.table_lines as usize)?,
+            flows: element_map(ebpf, "FLOWS", sets)?,
+            flow_info: element_map(ebpf, "FLOW_INFO", sets * WAYS)?,
+        })
+    }
+}
+
+fn element_map<T: Element>(ebpf: &Ebpf, name: &'static str, count: usize) -> Result<Elements<T>, Error> {
+    let Some(Map::Array(data)) = ebpf.map(name) else { return Err(Error::Missing(name)) };
+    Elements::map(data.fd().as_fd(), count).map_err(|source: io::Error| Error::Map { name, source })
+}

@@ -1,0 +1,371 @@
+//! VIPs in the kernel: their rows, their tables, and how a change reaches packets whole.
+//!
+//! A change is written beside what is live, and then one aligned word, the index's generation and seed, is
+//! flipped. What was live before is reused only after a grace period.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
+};
+
+use lb_common::{
+    address::Endpoint,
+    checksum::sum_endpoint,
+    index::{Active, BUCKETS, HANDLES, Handle},
+    layout::{Control, MAX_VIPS, Mode, TABLE_LINE, Total, VIP_IDS, Vip, vip_flags},
+    maglev::{self, Member, Scratch},
+    pick::FLOW,
+};
+
+use super::{
+    arena::Arena,
+    backends::Backends,
+    error::Error,
+    grace, index,
+    loader::Maps,
+    mapping::Elements,
+    spec::{Standing, VipSpec},
+};
+
+/// Half-open flows of one backend that count as load, until the governor says otherwise.
+const OPENING_CAP: u32 = 1024;
+
+/// A VIP and the ids of its configured backends, in the order of its specification.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// The VIP's id.
+    pub id: u16,
+    /// What was asked for.
+    pub spec: VipSpec,
+    /// Ids of `spec.backends`.
+    pub backends: Vec<u16>,
+    table: Table,
+}
+
+/// A table in the arena, and what it was built from.
+#[derive(Clone, Debug, Default)]
+struct Table {
+    members: Vec<Member>,
+    lines: Range<u32>,
+    size: u32,
+}
+
+/// What the kernel steers by.
+pub struct Steering {
+    maps: Arc<Maps>,
+    arena: Arena,
+    /// Rows by what they answer to: services and bare addresses.
+    rows: HashMap<Endpoint, (Handle, Vip)>,
+    /// Where answers come back from that are translated.
+    reals: Vec<(Endpoint, Handle)>,
+    services: Vec<Service>,
+    /// Backends of all services.
+    pub backends: Backends,
+}
+
+impl Steering {
+    /// Starts from what the maps hold: nothing, or what an earlier daemon left.
+    pub fn new(maps: Arc<Maps>) -> Self {
+        let mut arena = Arena::new(maps.table.len() as u32);
+        let rows = adopted_rows(&maps);
+        for (_, row) in rows.values() {
+            let lines = lines_for(row.table_size) + lines_for(u32::from(row.member_count));
+            let first = row.table / TABLE_LINE as u32;
+            arena.claim(first..first + lines);
+        }
+        let backends = Backends::adopt(Arc::clone(&maps));
+        Self { maps, arena, rows, reals: Vec::new(), services: Vec::new(), backends }
+    }
+
+    /// The services, in the order they were asked for.
+    pub fn services(&self) -> &[Service] {
+        &self.services
+    }
+
+    /// Takes over a whole new set of VIPs; `pass` is the sweep's current one.
+    ///
+    /// Backends that stay keep their ids, standing and flows; those that are gone keep their flows.
+    ///
+    /// # Errors
+    ///
+    /// When ids or room run out; nothing has changed then.
+    pub fn apply(&mut self, specs: &[VipSpec], pass: u64) -> Result<(), Error> {
+        let services = self.enter(specs)?;
+        let configured: Vec<u16> =
+            services.iter().flat_map(|service| service.backends.iter().copied()).collect();
+        let leaving: Vec<u16> =
+            self.backends.iter().map(|(id, _)| id).filter(|id| !configured.contains(id)).collect();
+        for id in leaving {
+            self.backends.leave(id, pass)?;
+        }
+        let before = std::mem::replace(&mut self.services, services);
+        let tables = before.into_iter().map(|service| (service.spec.endpoint, service.table));
+        let mut tables: HashMap<_, _> = tables.collect();
+        for service in &mut self.services {
+            service.table = tables.remove(&service.spec.endpoint).unwrap_or_default();
+        }
+        self.publish()?;
+        for table in tables.into_values() {
+            self.arena.give_back(table.lines);
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, specs: &[VipSpec]) -> Result<Vec<Service>, Error> {
+        if specs.len() > MAX_VIPS {
+            return Err(Error::Exhausted { what: "VIP", name: specs[MAX_VIPS].name.clone() });
+        }
+        let mut taken: Vec<u16> = self.rows.values().map(|(handle, _)| handle.id()).collect();
+        let mut services = Vec::with_capacity(specs.len());
+        let mut fresh = 0;
+        for spec in specs {
+            let id = match self.rows.get(&spec.endpoint) {
+                Some((handle, _)) => handle.id(),
+                None => self.free_vip(&taken).ok_or_else(|| exhausted("VIP", &spec.name))?,
+            };
+            taken.push(id);
+            fresh += spec.backends.iter().filter(|b| self.backends.find(id, &b.endpoint).is_none()).count();
+            services.push(Service { id, spec: spec.clone(), backends: Vec::new(), table: Table::default() });
+        }
+        if fresh > self.backends.free() {
+            return Err(exhausted("backend", &format!("({fresh} new ones)")));
+        }
+        for service in &mut services {
+            for backend in &service.spec.backends {
+                service.backends.push(self.backends.enter(service.id, backend)?);
+            }
+        }
+        Ok(services)
+    }
+
+    /// An id that neither a row nor a backend that is still leaving goes by.
+    fn free_vip(&self, taken: &[u16]) -> Option<u16> {
+        (0..VIP_IDS as u16).find(|id| !taken.contains(id) && !self.backends.any_of(*id))
+    }
+
+    /// Says what holds for backends now, and rebuilds what follows from it.
+    ///
+    /// # Errors
+    ///
+    /// When a grace period cannot be had, or there is no room for a table.
+    pub fn stand(&mut self, standings: impl IntoIterator<Item = (u16, Standing)>) -> Result<(), Error> {
+        self.backends.stand(standings)?;
+        self.publish()
+    }
+
+    /// Builds the tables that changed, writes the rows that changed, and flips to them.
+    fn publish(&mut self) -> Result<(), Error> {
+        let mut stale = Vec::new();
+        for position in 0..self.services.len() {
+            stale.extend(self.build_table(position)?);
+        }
+        let mut rows = HashMap::new();
+        let mut taken: Vec<u16> = self.rows.values().map(|(handle, _)| handle.id()).collect();
+        taken.extend(self.services.iter().map(|service| service.id));
+        for (endpoint, mut row) in self.wanted_rows() {
+            let live = self.rows.get(&endpoint).copied();
+            let id = match live {
+                Some((handle, _)) => handle.id(),
+                None if endpoint.protocol == 0 => {
+                    self.free_vip(&taken).ok_or_else(|| exhausted("VIP", "of an address"))?
+                }
+                None => row.id,
+            };
+            taken.push(id);
+            row.id = id;
+            let handle = self.write_row(live, &row);
+            rows.insert(endpoint, (handle, row));
+        }
+        let reals = self.translated();
+        if rows == self.rows && reals == self.reals {
+            return Ok(());
+        }
+        self.flip(&rows, &reals)?;
+        (self.rows, self.reals) = (rows, reals);
+        grace::wait()?;
+        for lines in stale {
+            self.arena.give_back(lines);
+        }
+        Ok(())
+    }
+
+    /// Builds a service's table anew if its members changed; gives the lines of the old one.
+    fn build_table(&mut self, position: usize) -> Result<Option<Range<u32>>, Error> {
+        let service = &self.services[position];
+        let weighted = service.spec.weighs_table();
+        let mut members: Vec<Member> = service
+            .backends
+            .iter()
+            .zip(&service.spec.backends)
+            .filter(|(id, _)| self.backends.is_eligible(**id))
+            .map(|(&backend, spec)| Member {
+                backend,
+                identity: spec.identity(),
+                weight: if weighted { spec.weight } else { 1 },
+            })
+            .collect();
+        members.sort_by_key(|member| member.identity);
+        if members == service.table.members {
+            return Ok(None);
+        }
+        let size = if members.is_empty() { 0 } else { maglev::size_for(members.len()) };
+        let lines = self.arena.take(lines_for(size) + lines_for(members.len() as u32)).ok_or_else(|| {
+            Error::TableFull {
+                name: service.spec.name.clone(),
+                lines: self.maps.table.len() as u32,
+                each: TABLE_LINE,
+            }
+        })?;
+        let mut entries = vec![maglev::NOBODY; size as usize];
+        maglev::build(&members, &mut entries, &mut vec![Scratch::default(); members.len()]);
+        write_entries(&self.maps, lines.start, &entries);
+        let ids: Vec<u16> = members.iter().map(|member| member.backend).collect();
+        write_entries(&self.maps, lines.start + lines_for(size), &ids);
+        let old = std::mem::replace(&mut self.services[position].table, Table { members, lines, size });
+        Ok((!old.lines.is_empty()).then_some(old.lines))
+    }
+
+    /// The rows that the services call for: their own, and one for each of their addresses.
+    fn wanted_rows(&self) -> Vec<(Endpoint, Vip)> {
+        let mut addresses = BTreeMap::new();
+        let mut rows = Vec::new();
+        for service in &self.services {
+            let spec = &service.spec;
+            rows.push((spec.endpoint, service_row(service)));
+            let address = Endpoint::address_only(spec.endpoint.address);
+            let bare = Vip { endpoint: address, ..Vip::default() };
+            let row: &mut Vip = addresses.entry(address.address).or_insert(bare);
+            if let Some((interface, mac)) = spec.answers {
+                *row = Vip { flags: vip_flags::ANSWER_NEIGHBOURS, mac, interface, ..*row };
+            }
+        }
+        rows.extend(addresses.into_values().map(|row| (row.endpoint, row)));
+        rows
+    }
+
+    /// Writes a row beside the live one, if it differs from it.
+    fn write_row(&self, live: Option<(Handle, Vip)>, row: &Vip) -> Handle {
+        let handle = match live {
+            Some((handle, old)) if old == *row => return handle,
+            Some((handle, _)) => Handle::new(row.id, (handle.0 & 1) ^ 1),
+            None => {
+                let total = Total { opening_cap: OPENING_CAP, duty: FLOW, ..Total::default() };
+                self.maps.totals.write(usize::from(row.id), &total);
+                // The return path reads a VIP's identity from either row.
+                self.maps.vips.write(Handle::new(row.id, 1).element() as usize, row);
+                Handle::new(row.id, 0)
+            }
+        };
+        self.maps.vips.write(handle.element() as usize, row);
+        handle
+    }
+
+    /// The endpoints from which answers come back through here.
+    fn translated(&self) -> Vec<(Endpoint, Handle)> {
+        let vips: Vec<u16> =
+            self.services.iter().filter(|s| s.spec.mode == Mode::Nat).map(|service| service.id).collect();
+        let mut reals: Vec<_> = self
+            .backends
+            .iter()
+            .filter(|(_, known)| vips.contains(&known.vip))
+            .map(|(id, known)| (known.spec.endpoint, Handle::new(id, 0)))
+            .collect();
+        reals.sort_by_key(|(_, handle)| handle.0);
+        reals
+    }
+
+    /// Builds both indexes in their spare halves and makes them live.
+    fn flip(
+        &self,
+        rows: &HashMap<Endpoint, (Handle, Vip)>,
+        reals: &[(Endpoint, Handle)],
+    ) -> Result<(), Error> {
+        let vips: Vec<_> = rows.iter().map(|(endpoint, (handle, _))| (*endpoint, *handle)).collect();
+        let control = &self.maps.control;
+        flip_index(&self.maps.vip_index, control, VIP_INDEX_WORD, &vips, "VIP index")?;
+        flip_index(&self.maps.real_index, control, REAL_INDEX_WORD, reals, "backend index")
+    }
+}
+
+/// Where the index words lie in `CONTROL`.
+const VIP_INDEX_WORD: usize = std::mem::offset_of!(Control, vip_index);
+const REAL_INDEX_WORD: usize = std::mem::offset_of!(Control, real_index);
+
+fn exhausted(what: &'static str, name: &str) -> Error {
+    Error::Exhausted { what, name: name.to_owned() }
+}
+
+fn lines_for(entries: u32) -> u32 {
+    entries.div_ceil(TABLE_LINE as u32)
+}
+
+fn write_entries(maps: &Maps, first: u32, entries: &[u16]) {
+    for (line, chunk) in entries.chunks(TABLE_LINE).enumerate() {
+        let mut element = [maglev::NOBODY; TABLE_LINE];
+        element[..chunk.len()].copy_from_slice(chunk);
+        maps.table.write(first as usize + line, &element);
+    }
+}
+
+fn service_row(service: &Service) -> Vip {
+    let (spec, table) = (&service.spec, &service.table);
+    let first = table.lines.start * TABLE_LINE as u32;
+    Vip {
+        endpoint: spec.endpoint,
+        mode: spec.mode as u8,
+        flags: if spec.client_affinity { vip_flags::CLIENT_AFFINITY } else { 0 },
+        id: service.id,
+        table: first,
+        table_size: table.size,
+        members: first + lines_for(table.size) * TABLE_LINE as u32,
+        member_count: table.members.len() as u16,
+        skip_bytes: spec.skip_bytes,
+        rule: spec.rule,
+        checksum: sum_endpoint(&spec.endpoint.address, spec.endpoint.port_be),
+        ..Vip::default()
+    }
+}
+
+fn flip_index(
+    buckets: &Elements<u64>,
+    control: &Elements<Control>,
+    word: usize,
+    entries: &[(Endpoint, Handle)],
+    name: &'static str,
+) -> Result<(), Error> {
+    let live = control.word(0, word);
+    let active = Active(live.load(Ordering::SeqCst));
+    if entries.is_empty() && active.0 == 0 {
+        return Ok(());
+    }
+    // Seed zero is never used: a word of all zeros says that there is no index at all.
+    let first = active.seed().max(1);
+    let built = index::build(entries, first).ok_or(Error::Index { index: name, endpoints: entries.len() })?;
+    let next = index::next(active, built.seed);
+    let offset = (next.generation() * BUCKETS) as usize;
+    for (number, bucket) in built.buckets.iter().enumerate() {
+        buckets.word(offset + number, 0).store(*bucket, Ordering::Relaxed);
+    }
+    live.store(next.0, Ordering::SeqCst);
+    Ok(())
+}
+
+fn adopted_rows(maps: &Maps) -> HashMap<Endpoint, (Handle, Vip)> {
+    let active = Active(maps.control.read(0).vip_index);
+    if active.0 == 0 {
+        return HashMap::new();
+    }
+    let first = (active.generation() * BUCKETS) as usize;
+    (first..first + BUCKETS as usize)
+        .flat_map(|bucket| {
+            let word = maps.vip_index.read(bucket);
+            (0..HANDLES).map(move |position| Handle::of(word, position))
+        })
+        .filter(|handle| handle.is_some())
+        .map(|handle| {
+            let row = maps.vips.read(handle.element() as usize);
+            (row.endpoint, (handle, row))
+        })
+        .collect()
+}

@@ -1,0 +1,185 @@
+//! The sweep: ages the flow table through its mapping, and counts again what the gauges say.
+//!
+//! It changes slots as the kernel does, by compare-exchange, and moves gauges only where it wins. A gauge
+//! is corrected only by adding a difference that lasted three passes.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use lb_common::{
+    layout::{FlowInfo, Load, Total},
+    slot::{GAUGES, Gauge, MAX_BACKENDS, Slot, State},
+    table::{Limits, WAYS, Word as _, age_out},
+    track::FINISHED,
+};
+
+use super::{loader::Maps, mapping::FlowWord};
+
+/// Passes through which a difference between gauge and count must last before it is corrected.
+const LASTING: usize = 3;
+
+/// Time-outs of a VIP's flows.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Of TCP flows.
+    pub tcp: Limits,
+    /// Of UDP flows.
+    pub udp: Limits,
+}
+
+/// What one pass over the whole table found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pass {
+    /// Its number, from 1.
+    pub number: u64,
+    /// Slots in use.
+    pub used: u64,
+    /// Slots in use, by backend.
+    pub held: Vec<u32>,
+    /// Flows freed because they were silent for too long.
+    pub expired: u64,
+    /// Gauges that were off and were corrected.
+    pub corrected: u64,
+}
+
+/// The sweep's place in the table and its counts.
+pub struct Sweep {
+    maps: Arc<Maps>,
+    policy: Policy,
+    next: usize,
+    pass: Pass,
+    counts: Vec<[i64; GAUGES]>,
+    /// Differences, gauge less count, of the last passes.
+    differences: [Vec<[i64; GAUGES]>; LASTING],
+}
+
+impl Sweep {
+    /// A sweep that starts at the table's beginning.
+    pub fn new(maps: Arc<Maps>, policy: Policy) -> Self {
+        let zeros = || vec![[0; GAUGES]; MAX_BACKENDS];
+        let held = vec![0; MAX_BACKENDS];
+        Self {
+            maps,
+            policy,
+            next: 0,
+            pass: Pass { number: 1, held, ..Pass::default() },
+            counts: zeros(),
+            differences: std::array::from_fn(|_| zeros()),
+        }
+    }
+
+    /// Sets in the table.
+    pub fn sets(&self) -> usize {
+        self.maps.flows.len()
+    }
+
+    /// Changes the time-outs.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
+    /// Sweeps up to `sets` sets at age-clock time `now`; gives the pass when it has ended with them.
+    pub fn slice(&mut self, sets: usize, now: u32) -> Option<Pass> {
+        let end = (self.next + sets).min(self.sets());
+        let maps = Arc::clone(&self.maps);
+        for set in self.next..end {
+            for way in 0..WAYS {
+                self.slot(&maps, set, way, now);
+            }
+        }
+        self.next = end;
+        (end == self.sets()).then(|| self.finish())
+    }
+
+    fn slot(&mut self, maps: &Maps, set: usize, way: usize, now: u32) {
+        let word = FlowWord(maps.flows.word(set, way * 8));
+        let mut slot = Slot(word.load());
+        if slot.state() == State::Empty {
+            return;
+        }
+        let vip = vip_of(maps, slot.backend());
+        let info = || maps.flow_info.half(set * WAYS + way, TRACK_FLAGS).load(Ordering::Relaxed);
+        let limits = if is_udp(maps, vip) { &self.policy.udp } else { &self.policy.tcp };
+        let finished = matches!(slot.state(), State::Awaiting | State::Streaming) && info() & FINISHED != 0;
+        if let Some(next) = age_out(slot, now, limits, finished)
+            && word.compare_exchange(slot.0, next.0) == slot.0
+        {
+            move_gauges(maps, vip, slot, next);
+            self.pass.expired += u64::from(next == Slot::EMPTY);
+            slot = next;
+        }
+        if slot.state() != State::Empty {
+            self.count(slot);
+        }
+    }
+
+    fn count(&mut self, slot: Slot) {
+        let backend = usize::from(slot.backend());
+        self.pass.used += 1;
+        self.pass.held[backend] += 1;
+        if let Some(gauge) = slot.state().gauge() {
+            self.counts[backend][gauge as usize] += 1;
+        }
+    }
+
+    fn finish(&mut self) -> Pass {
+        self.differences.rotate_right(1);
+        for backend in 0..MAX_BACKENDS {
+            self.compare(backend);
+        }
+        self.next = 0;
+        let next = Pass { number: self.pass.number + 1, held: vec![0; MAX_BACKENDS], ..Pass::default() };
+        std::mem::replace(&mut self.pass, next)
+    }
+
+    fn compare(&mut self, backend: usize) {
+        let counts = std::mem::take(&mut self.counts[backend]);
+        for gauge in 0..GAUGES {
+            let word = self.maps.loads.half(backend, GAUGES_OF_LOAD + gauge * 4);
+            let difference = i64::from(word.load(Ordering::SeqCst) as i32) - counts[gauge];
+            self.differences[0][backend][gauge] = difference;
+            let lasted = self.differences.iter().all(|pass| pass[backend][gauge] == difference);
+            if difference == 0 || !lasted {
+                continue;
+            }
+            add(word, -difference);
+            let vip = usize::from(vip_of(&self.maps, backend as u16));
+            add(self.maps.totals.half(vip, GAUGES_OF_TOTAL + gauge * 4), -difference);
+            self.pass.corrected += 1;
+            for pass in &mut self.differences {
+                pass[backend][gauge] = 0;
+            }
+        }
+    }
+}
+
+const TRACK_FLAGS: usize =
+    std::mem::offset_of!(FlowInfo, track) + std::mem::offset_of!(lb_common::track::Track, flags);
+const GAUGES_OF_LOAD: usize = std::mem::offset_of!(Load, gauges);
+const GAUGES_OF_TOTAL: usize = std::mem::offset_of!(Total, gauges);
+
+fn add(word: &AtomicU32, by: i64) {
+    word.fetch_add(by as u32, Ordering::SeqCst);
+}
+
+fn vip_of(maps: &Maps, backend: u16) -> u16 {
+    maps.backends.read(usize::from(backend)).hops[0].vip
+}
+
+/// Either row of a VIP says what protocol it is of.
+fn is_udp(maps: &Maps, vip: u16) -> bool {
+    const UDP: u8 = 17;
+    maps.vips.read(usize::from(vip) * 2).endpoint.protocol == UDP
+}
+
+fn move_gauges(maps: &Maps, vip: u16, from: Slot, to: Slot) {
+    let step = |slot: Slot, gauge: Option<Gauge>, by: i64| {
+        let Some(gauge) = gauge else { return };
+        add(maps.loads.half(usize::from(slot.backend()), GAUGES_OF_LOAD + gauge as usize * 4), by);
+        add(maps.totals.half(usize::from(vip), GAUGES_OF_TOTAL + gauge as usize * 4), by);
+    };
+    step(from, from.state().gauge(), -1);
+    step(from, to.state().gauge(), 1);
+}
