@@ -8,6 +8,11 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::{
+    socket::{setsockopt, sockopt},
+    time::{TimeVal, TimeValLike as _},
+};
+
 use guidevane_tests::bed::{Host, Namespace, Topology, xdp};
 
 use crate::{PATIENCE, PORT, forwarder::forwarder};
@@ -22,6 +27,9 @@ const SILENCE: Duration = Duration::from_millis(300);
 fn echo(client: &Namespace, server: &Namespace, to: IpAddr) -> IpAddr {
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
     let listener = server.run(|| TcpListener::bind((any, PORT)).expect("the server can listen"));
+    // A client that cannot connect must fail the test, not leave it waiting here.
+    setsockopt(&listener, sockopt::ReceiveTimeout, &TimeVal::seconds(2 * PATIENCE.as_secs().cast_signed()))
+        .expect("a time-out can be set");
     let payload: Vec<u8> = (0..PAYLOAD).map(|index| (index % 251) as u8).collect();
     thread::scope(|scope| {
         let serving = scope.spawn(move || {
