@@ -7,6 +7,8 @@ mod build_ebpf;
 mod manifest;
 mod object_file;
 mod process;
+mod setup;
+mod test;
 mod toolchain;
 mod workspace;
 
@@ -24,13 +26,19 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Install the packages and tools that building and testing need
+    Setup(setup::Args),
     /// Build the kernel object from source, or check the committed one
     BuildEbpf(build_ebpf::Args),
+    /// Run every test, the privileged ones included
+    Test(test::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
+        Verb::Setup(args) => setup::run(&args),
         Verb::BuildEbpf(args) => build_ebpf::run(&args),
+        Verb::Test(args) => test::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

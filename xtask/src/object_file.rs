@@ -35,14 +35,20 @@ pub fn strip(object: &[u8]) -> Result<Vec<u8>> {
         bail!("the object has no .BTF section; was it linked with `--btf`?");
     }
     // LLVM keeps section names in the symbols' string table; the builder wants a table of their own.
+    if !builder.sections.iter().any(|section| matches!(section.data, SectionData::SectionString)) {
+        add_name_table(&mut builder);
+    }
+    let mut stripped = Vec::new();
+    builder.write(&mut stripped).context("could not write the stripped object")?;
+    Ok(stripped)
+}
+
+fn add_name_table(builder: &mut Builder<'_>) {
     let names = builder.sections.add();
     names.name = ".shstrtab".into();
     names.sh_type = object::elf::SHT_STRTAB;
     names.sh_addralign = 1;
     names.data = SectionData::SectionString;
-    let mut stripped = Vec::new();
-    builder.write(&mut stripped).context("could not write the stripped object")?;
-    Ok(stripped)
 }
 
 /// The digests of all program and map sections.
@@ -108,6 +114,41 @@ mod tests {
         let right = sections(&[(".rodata", "4"), (".text", "2"), ("xdp", "5")]);
         assert_eq!(differences(&left, &right), [".maps is gone", "xdp differs", ".rodata is new"]);
         assert!(differences(&left, &left).is_empty());
+    }
+
+    fn elf(names: &[&'static str]) -> Vec<u8> {
+        let mut builder = Builder::new(object::Endianness::Little, true);
+        builder.header.e_type = object::elf::ET_REL;
+        builder.header.e_machine = object::elf::EM_BPF;
+        for name in names {
+            let section = builder.sections.add();
+            section.name = (*name).into();
+            section.sh_type = object::elf::SHT_PROGBITS;
+            section.sh_addralign = 1;
+            section.data = SectionData::Data(name.as_bytes().into());
+        }
+        add_name_table(&mut builder);
+        let mut bytes = Vec::new();
+        builder.write(&mut bytes).expect("the object is written");
+        bytes
+    }
+
+    #[test]
+    fn stripping_removes_debug_sections_and_leaves_the_rest_as_it_is() {
+        let object = elf(&["xdp", ".maps", ".BTF", ".debug_info", ".rel.debug_info"]);
+        let stripped = strip(&object).expect("it can be stripped");
+        assert_eq!(sections(&stripped).expect("sections"), sections(&object).expect("sections"));
+        let file = object::File::parse(&*stripped).expect("an ELF file");
+        assert!(file.section_by_name(".BTF").is_some(), "the BTF stays");
+        assert!(!file.sections().any(|section| section.name().is_ok_and(|name| name.contains("debug"))));
+    }
+
+    #[test]
+    fn an_object_without_btf_or_without_a_program_is_refused() {
+        let error = strip(&elf(&["xdp", ".debug_info"])).expect_err("there is no BTF");
+        assert!(error.to_string().contains(".BTF"), "{error}");
+        let error = sections(&elf(&[".text", ".BTF"])).expect_err("there is no program");
+        assert!(error.to_string().contains("no XDP program"), "{error}");
     }
 
     #[test]
