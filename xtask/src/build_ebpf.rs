@@ -87,10 +87,10 @@ fn compare(root: &Path) -> Result<()> {
     let same = usable.iter().find(|toolchain| toolchain.identity() == manifest.toolchain);
     let object = build(root, same.unwrap_or(&usable[0]))?;
     if same.is_none() {
+        let own = usable[0].identity();
         println!(
-            "comparison skipped: the committed object is from {:?}, this machine has {:?}",
-            manifest.toolchain,
-            usable[0].identity()
+            "comparison skipped: the committed object is from {}, this machine has {own}",
+            manifest.toolchain
         );
         return Ok(());
     }

@@ -4,6 +4,7 @@
 //! with `rust-src`, or Debian's compiler with `rust-web-src`. Finding is kept apart from choosing.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -27,6 +28,13 @@ pub struct Identity {
     pub linker: String,
     /// Version of the LLVM that the linker runs, which generates the code; "built in" when it cannot be asked.
     pub linker_llvm: String,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rustc, llvm, linker, linker_llvm } = self;
+        write!(formatter, "{rustc} with LLVM {llvm} and {linker} with LLVM {linker_llvm}")
+    }
 }
 
 /// Where a compiler comes from, in order of preference.
