@@ -46,23 +46,12 @@ pub fn cargo_home() -> Option<PathBuf> {
     env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home)
 }
 
-/// `command` without what cargo and rustup put into the environment of this program,
-/// so that a child cargo follows its own tool chain and flags.
+/// A command free of the tool chain and flags that started this program, so that it chooses its own.
 pub fn outside_cargo(program: impl AsRef<Path>) -> Command {
+    const INHERITED: [&str; 6] =
+        ["CARGO", "CARGO_ENCODED_RUSTFLAGS", "LD_LIBRARY_PATH", "RUSTC", "RUSTFLAGS", "RUSTUP_TOOLCHAIN"];
     let mut command = Command::new(program.as_ref());
-    for (name, _) in env::vars_os() {
-        let text = name.to_string_lossy();
-        let inherited = text.starts_with("CARGO_PKG_")
-            || text.starts_with("CARGO_BIN_")
-            || text.starts_with("CARGO_MANIFEST_")
-            || text.starts_with("RUST_RECURSION_");
-        if inherited {
-            command.env_remove(&name);
-        }
-    }
-    for name in
-        ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTC", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "LD_LIBRARY_PATH"]
-    {
+    for name in INHERITED {
         command.env_remove(name);
     }
     command
