@@ -3,7 +3,9 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod dataplane;
+pub mod governor;
 pub mod health;
 pub mod net;
 pub mod signals;

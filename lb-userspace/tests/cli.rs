@@ -168,8 +168,8 @@ impl FakeDaemon {
 }
 
 impl Handler for FakeDaemon {
-    async fn status(&self) -> Snapshot {
-        snapshot()
+    async fn status(&self) -> Result<Snapshot, CommandError> {
+        Ok(snapshot())
     }
 
     async fn drain(&self, backend: &str) -> Result<Change, CommandError> {

@@ -73,6 +73,12 @@ pub struct Change {
 /// Why the daemon did not carry out a command.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
+    /// The state could not be read.
+    #[error("cannot read the kernel's state: {reason}")]
+    Unreadable {
+        /// What went wrong.
+        reason: String,
+    },
     /// The configuration has no such backend.
     #[error("no backend is named `{name}`; `guidevane status` lists them")]
     UnknownBackend {
@@ -92,7 +98,7 @@ pub enum CommandError {
 /// The daemon, as the admin socket sees it. Calls may come from several connections at once.
 pub trait Handler: Send + Sync + 'static {
     /// The state now.
-    fn status(&self) -> impl Future<Output = Snapshot> + Send;
+    fn status(&self) -> impl Future<Output = Result<Snapshot, CommandError>> + Send;
 
     /// Takes new flows away from a backend.
     fn drain(&self, backend: &str) -> impl Future<Output = Result<Change, CommandError>> + Send;

@@ -190,7 +190,12 @@ async fn read_line(reader: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>)
 async fn answer<H: Handler>(line: &[u8], handler: &H) -> Response {
     let change = match serde_json::from_slice(line) {
         Err(error) => return refusal(format!("not a request: {error}")),
-        Ok(Request::Status {}) => return Response::Status(Box::new(handler.status().await)),
+        Ok(Request::Status {}) => {
+            return match handler.status().await {
+                Ok(snapshot) => Response::Status(Box::new(snapshot)),
+                Err(error) => refusal(error.to_string()),
+            };
+        }
         Ok(Request::Drain { backend }) => handler.drain(&backend).await,
         Ok(Request::Resume { backend }) => handler.resume(&backend).await,
     };

@@ -36,8 +36,8 @@ impl FakeDaemon {
 }
 
 impl Handler for FakeDaemon {
-    async fn status(&self) -> Snapshot {
-        Snapshot {
+    async fn status(&self) -> Result<Snapshot, CommandError> {
+        Ok(Snapshot {
             daemon: Daemon {
                 version: "0.1.0".to_owned(),
                 uptime_seconds: 1.5,
@@ -49,7 +49,7 @@ impl Handler for FakeDaemon {
             vips: Vec::new(),
             drops: BTreeMap::from([("no-backend".to_owned(), 3)]),
             passes: BTreeMap::new(),
-        }
+        })
     }
 
     async fn drain(&self, backend: &str) -> Result<Change, CommandError> {

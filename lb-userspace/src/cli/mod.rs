@@ -107,8 +107,8 @@ enum ConfigCommand {
 #[error("standard output is closed")]
 struct OutputClosed;
 
-/// Runs the command line; `run` is the daemon, called with a good configuration, and returns when it has stopped.
-pub fn main(run: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
+/// Runs the command line; `run` is the daemon, called with a good configuration and its file, and returns when it has stopped.
+pub fn main(run: impl FnOnce(Config, &Path) -> anyhow::Result<()>) -> ExitCode {
     let Err(error) = dispatch(Cli::parse(), run) else { return ExitCode::SUCCESS };
     if error.is::<OutputClosed>() {
         return ExitCode::SUCCESS;
@@ -118,16 +118,16 @@ pub fn main(run: impl FnOnce(Config) -> anyhow::Result<()>) -> ExitCode {
     ExitCode::from(if error.is::<ConfigError>() { EXIT_USAGE } else { EXIT_FAILURE })
 }
 
-fn dispatch(cli: Cli, run: impl FnOnce(Config) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn dispatch(cli: Cli, run: impl FnOnce(Config, &Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let socket = cli.socket.as_deref();
     let connect = || Client::connect(socket.unwrap_or(Path::new(DEFAULT_SOCKET)));
     match cli.command {
-        Command::Run { config } => {
-            let mut config = Config::load(&config)?;
+        Command::Run { config: file } => {
+            let mut config = Config::load(&file)?;
             if let Some(socket) = socket {
                 config.daemon.socket = socket.to_owned();
             }
-            run(config)
+            run(config, &file)
         }
         Command::Status(args) => status(connect()?, &args),
         Command::Backends(BackendsCommand::Drain { name }) => print_change(&connect()?.drain(&name)?),
@@ -205,7 +205,7 @@ mod tests {
 
     fn run(arguments: &[&str], hook: impl FnOnce(super::Config)) -> anyhow::Result<()> {
         let cli = Cli::try_parse_from(["guidevane"].iter().chain(arguments))?;
-        dispatch(cli, |config| {
+        dispatch(cli, |config, _| {
             hook(config);
             anyhow::bail!("the daemon's own error")
         })

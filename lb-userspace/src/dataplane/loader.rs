@@ -24,6 +24,7 @@ use lb_common::{
     table::WAYS,
 };
 use rand::Rng as _;
+use sha2::{Digest as _, Sha256};
 
 use super::{
     clock::{self, Clock},
@@ -93,6 +94,8 @@ pub struct Kernel {
     pub meta: Meta,
     /// Whether the maps were there before.
     pub adopted: bool,
+    /// SHA-256 of the object, in hexadecimal.
+    pub sha256: String,
 }
 
 /// The object to load: the embedded one, or the one the environment names.
@@ -127,7 +130,8 @@ impl Kernel {
         let clock_map = element_map(&ebpf, "CLOCK", 1)?;
         load_program(&mut ebpf, "clock")?;
         load_program(&mut ebpf, PROGRAM)?;
-        let kernel = Self { ebpf, maps, meta, adopted };
+        let sha256 = Sha256::digest(&object).iter().map(|byte| format!("{byte:02x}")).collect();
+        let kernel = Self { ebpf, maps, meta, adopted, sha256 };
         let clock = Clock::anchored(meta.hz, || kernel.sample(), clock_map)?;
         Ok((kernel, clock))
     }

@@ -1,4 +1,15 @@
 //! The data plane: the only module that knows aya and mapped memory.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`loader`] | loading the object, or adopting what is pinned |
+//! | [`attach`] | the program on interfaces |
+//! | [`steering`] | VIP rows, tables and indexes; `backends` the ids and rows of backends |
+//! | [`sweep`] | ageing and recounting the flow table |
+//! | [`clock`] | the kernel's tick |
+//! | [`counters`] | what is read out |
+//!
+//! It carries out what it is told and reads what there is; it must never decide what a backend costs.
 
 mod arena;
 pub mod attach;
@@ -13,3 +24,131 @@ pub mod mapping;
 pub mod spec;
 pub mod steering;
 pub mod sweep;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use lb_common::{layout::Traffic, reason::Reason};
+
+use attach::{Attachment, Port};
+pub use backends::static_cost;
+use clock::Clock;
+pub use error::Error;
+use loader::{Kernel, Maps, Options};
+use steering::Steering;
+
+/// The kernel side, loaded, with what it steers by.
+pub struct Dataplane {
+    /// What the kernel steers by.
+    pub steering: Steering,
+    kernel: Kernel,
+    clock: Arc<Clock>,
+    attached: Vec<(Port, Attachment)>,
+    pin: Option<PathBuf>,
+}
+
+impl Dataplane {
+    /// Loads the kernel object, or adopts what is pinned.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub fn open(options: &Options) -> Result<Self, Error> {
+        let (kernel, clock) = Kernel::load(options)?;
+        let steering = Steering::new(Arc::clone(&kernel.maps));
+        Ok(Self { steering, kernel, clock: Arc::new(clock), attached: Vec::new(), pin: options.pin.clone() })
+    }
+
+    /// Attaches the program to every port, and detaches an earlier daemon's from all others.
+    ///
+    /// # Errors
+    ///
+    /// For the first port that refuses.
+    pub fn attach(&mut self, ports: &[Port]) -> Result<(), Error> {
+        for port in ports {
+            let attachment = attach::attach(self.kernel.program()?, port, self.pin.as_deref())?;
+            self.attached.push((port.clone(), attachment));
+        }
+        match &self.pin {
+            Some(directory) => attach::forget_others(directory, ports),
+            None => Ok(()),
+        }
+    }
+
+    /// The maps, for the threads that work in them.
+    pub fn maps(&self) -> Arc<Maps> {
+        Arc::clone(&self.kernel.maps)
+    }
+
+    /// The kernel's tick.
+    pub fn clock(&self) -> Arc<Clock> {
+        Arc::clone(&self.clock)
+    }
+
+    /// The kernel object and its programs.
+    pub fn kernel(&mut self) -> &mut Kernel {
+        &mut self.kernel
+    }
+
+    /// Whether the maps were there before this daemon.
+    pub fn adopted(&self) -> bool {
+        self.kernel.adopted
+    }
+
+    /// SHA-256 of the loaded object, in hexadecimal.
+    pub fn object_sha256(&self) -> &str {
+        &self.kernel.sha256
+    }
+
+    /// Whether program and maps outlive the daemon.
+    pub fn is_pinned(&self) -> bool {
+        self.pin.is_some()
+    }
+
+    /// Keeps the reckoned tick close to the kernel's.
+    ///
+    /// # Errors
+    ///
+    /// When the `clock` program cannot be run.
+    pub fn anchor_clock(&self) -> Result<(), Error> {
+        self.clock.anchor(|| self.kernel.sample())
+    }
+
+    /// Packets by what became of them.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn reasons(&self) -> Result<BTreeMap<Reason, u64>, Error> {
+        counters::reasons(&self.kernel.ebpf)
+    }
+
+    /// What was forwarded to a backend.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn traffic(&self, backend: u16) -> Result<Traffic, Error> {
+        counters::traffic(&self.kernel.ebpf, backend)
+    }
+
+    /// Removes every pin of a daemon that failed to start, so that it leaves nothing behind.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be removed.
+    pub fn unpin(&mut self) -> Result<(), Error> {
+        self.attached.clear();
+        let Some(directory) = &self.pin else { return Ok(()) };
+        remove_pins(directory)
+    }
+}
+
+fn remove_pins(directory: &Path) -> Result<(), Error> {
+    fs::remove_dir_all(directory)
+        .map_err(|error| Error::Pin { path: directory.to_path_buf(), reason: error.to_string() })
+}

@@ -50,7 +50,7 @@ impl FromStr for MetricsUrl {
 
     fn from_str(url: &str) -> Result<Self, UrlError> {
         let invalid = |detail: &str| UrlError::Invalid { url: url.into(), detail: detail.into() };
-        let uri: Uri = url.parse().map_err(|e: hyper::http::uri::InvalidUri| invalid(&e.to_string()))?;
+        let uri: Uri = url.parse().map_err(|e: http::uri::InvalidUri| invalid(&e.to_string()))?;
         if uri.scheme_str() != Some("http") {
             return Err(UrlError::Scheme { url: url.into() });
         }

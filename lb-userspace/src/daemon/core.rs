@@ -1,0 +1,227 @@
+//! What the daemon knows and wants, in one place: the configuration, what the world says of backends, and
+//! the data plane that both lead to.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::Context as _;
+use lb_common::pick::FLOW;
+
+use super::{
+    governing::{Governing, Subject, Ward},
+    plan::{self, Interfaces},
+    shares::Shares,
+};
+use crate::{
+    api::AdminState,
+    config::{Backend, Config, Protocol},
+    dataplane::{
+        Dataplane,
+        spec::{NextHop, Standing},
+        sweep::Pass,
+    },
+    health,
+    net::neighbour::{self, Reason, Resolution},
+    signals::Scrapers,
+};
+
+/// The daemon's state; one lock around it makes every change whole.
+pub struct Core {
+    /// The kernel side.
+    pub dataplane: Dataplane,
+    /// What was last applied.
+    pub config: Config,
+    /// The interfaces it names.
+    pub interfaces: Interfaces,
+    /// Backends that an operator drains.
+    pub draining: BTreeSet<String>,
+    /// What the probes say.
+    pub health: health::Report,
+    /// How targets are reached.
+    pub table: neighbour::Table,
+    /// What servers report.
+    pub scrapers: Scrapers,
+    /// Shares of new flows.
+    pub shares: Shares,
+    /// The sweep's last whole pass.
+    pub pass: Pass,
+    /// When the daemon started.
+    pub started: Instant,
+    /// Hops that were good before their neighbour was asked again.
+    hops: HashMap<String, NextHop>,
+    governing: Governing,
+}
+
+impl Core {
+    /// Starts from a data plane that steers nothing yet.
+    pub fn new(
+        dataplane: Dataplane,
+        config: Config,
+        interfaces: Interfaces,
+        scrapers: Scrapers,
+        governing: Governing,
+    ) -> Self {
+        Self {
+            dataplane,
+            config,
+            interfaces,
+            draining: BTreeSet::new(),
+            health: Arc::default(),
+            table: Arc::default(),
+            scrapers,
+            shares: Shares::default(),
+            pass: Pass::default(),
+            started: Instant::now(),
+            hops: HashMap::new(),
+            governing,
+        }
+    }
+
+    /// Makes `config` what is wanted, whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// When the data plane has no room for it; the former configuration goes on then.
+    pub fn apply(&mut self, config: Config, interfaces: Interfaces) -> anyhow::Result<()> {
+        let specs = plan::vips(&config, &interfaces);
+        self.dataplane.steering.apply(&specs, self.pass.number).context("apply the configuration")?;
+        (self.config, self.interfaces) = (config, interfaces);
+        let names: BTreeSet<String> = self.backends().map(|(_, backend)| backend.name.clone()).collect();
+        self.draining.retain(|name| names.contains(name));
+        self.hops.retain(|name, _| names.contains(name));
+        self.settle()
+    }
+
+    /// Brings the data plane in line with what is known of backends now.
+    ///
+    /// # Errors
+    ///
+    /// When the data plane cannot follow.
+    pub fn settle(&mut self) -> anyhow::Result<()> {
+        let mut standings = Vec::new();
+        for (service, vip) in self.dataplane.steering.services().iter().zip(&self.config.vips) {
+            for (&id, backend) in service.backends.iter().zip(&vip.backends) {
+                let before = self.dataplane.steering.backends.get(id).map(|known| known.standing);
+                let before = before.unwrap_or_default();
+                let standing = Standing {
+                    healthy: is_healthy(&self.health, backend, vip.protocol, before),
+                    active: !self.draining.contains(&backend.name),
+                    hop: hop(&self.table, &mut self.hops, backend, before),
+                };
+                if standing != before {
+                    standings.push((id, standing));
+                }
+            }
+        }
+        self.dataplane.steering.stand(standings).context("bring backends up to date")?;
+        self.governing.set_plan(self.wards());
+        Ok(())
+    }
+
+    /// Drains or resumes a backend; gives its state before, or none if there is no such backend.
+    ///
+    /// # Errors
+    ///
+    /// When the data plane cannot follow.
+    pub fn set_admin(&mut self, name: &str, state: AdminState) -> anyhow::Result<Option<AdminState>> {
+        if !self.backends().any(|(_, backend)| backend.name == name) {
+            return Ok(None);
+        }
+        let before = self.admin(name);
+        match state {
+            AdminState::Draining => self.draining.insert(name.to_owned()),
+            AdminState::Active => self.draining.remove(name),
+        };
+        self.settle()?;
+        Ok(Some(before))
+    }
+
+    /// What the operator says of a backend.
+    pub fn admin(&self, name: &str) -> AdminState {
+        if self.draining.contains(name) { AdminState::Draining } else { AdminState::Active }
+    }
+
+    /// Notes a whole pass of the sweep, and frees what it shows to be free.
+    ///
+    /// # Errors
+    ///
+    /// When a grace period cannot be had.
+    pub fn swept(&mut self, pass: Pass) -> anyhow::Result<()> {
+        self.dataplane.anchor_clock()?;
+        self.dataplane.steering.backends.release(pass.number, &pass.held)?;
+        self.pass = pass;
+        Ok(())
+    }
+
+    /// Every configured backend with its id.
+    pub fn backends(&self) -> impl Iterator<Item = (u16, &Backend)> {
+        let ids =
+            self.dataplane.steering.services().iter().flat_map(|service| service.backends.iter().copied());
+        ids.zip(self.config.vips.iter().flat_map(|vip| &vip.backends))
+    }
+
+    fn wards(&self) -> Vec<Ward> {
+        let services = self.dataplane.steering.services().iter().zip(&self.config.vips);
+        services
+            .map(|(service, vip)| Ward {
+                vip: service.id,
+                duty: vip.duty.map(|duty| (duty * f64::from(FLOW)).round() as u32),
+                backends: service
+                    .backends
+                    .iter()
+                    .zip(&vip.backends)
+                    .map(|(&id, backend)| Subject {
+                        id,
+                        weight: u32::from(backend.weight),
+                        limit: backend.limit,
+                        usable: self.dataplane.steering.backends.is_eligible(id),
+                        scrape: self.scrapers.subscribe(&backend.name),
+                    })
+                    .collect(),
+            })
+            .collect()
+    }
+}
+
+/// Datagram services are not probed: nothing says how.
+fn is_healthy(health: &health::Report, backend: &Backend, protocol: Protocol, before: Standing) -> bool {
+    if protocol == Protocol::Udp {
+        return true;
+    }
+    match health.get(backend.name.as_str()).map(|status| status.state) {
+        Some(health::State::Up) => true,
+        Some(health::State::Down) => false,
+        // What an earlier daemon knew holds until the first probe of this one.
+        Some(health::State::Unknown) | None => before.healthy,
+    }
+}
+
+/// How a backend is reached: while its neighbour is only being asked again, as before.
+fn hop(
+    table: &neighbour::Table,
+    hops: &mut HashMap<String, NextHop>,
+    backend: &Backend,
+    before: Standing,
+) -> Option<NextHop> {
+    match table.get(&backend.address) {
+        Some(Resolution::Resolved(found)) => {
+            let hop = NextHop {
+                mac: found.mac.into(),
+                source_mac: found.source_mac.into(),
+                interface: found.ifindex,
+            };
+            hops.insert(backend.name.clone(), hop);
+            Some(hop)
+        }
+        None | Some(Resolution::Unresolved(Reason::NotLookedUp | Reason::Asking { .. })) => {
+            hops.get(&backend.name).copied().or(before.hop)
+        }
+        Some(Resolution::Unresolved(_)) => {
+            hops.remove(&backend.name);
+            None
+        }
+    }
+}

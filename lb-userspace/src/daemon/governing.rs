@@ -1,0 +1,208 @@
+//! The governor's thread: every tick it reads the gauges, asks the governor, and writes what it says.
+//!
+//! It makes no system call between two ticks but the sleep, and the heartbeat is written only after a
+//! whole one.
+
+use std::{
+    mem::offset_of,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use lb_common::{
+    layout::{Control, Histogram, Load, Total},
+    pick::Steer,
+};
+use tokio::sync::watch;
+
+use crate::{
+    dataplane::{clock::Clock, loader::Maps},
+    governor::{Governor, Input, Options, Output, Reported},
+    signals::Scrape,
+};
+
+/// A VIP as the governor's thread works on it.
+#[derive(Clone)]
+pub struct Ward {
+    /// The VIP's id.
+    pub vip: u16,
+    /// Duty cycle that was configured, in 256ths; none has it measured.
+    pub duty: Option<u32>,
+    /// Its backends.
+    pub backends: Vec<Subject>,
+}
+
+/// A backend as the governor's thread works on it.
+#[derive(Clone)]
+pub struct Subject {
+    /// Its id.
+    pub id: u16,
+    /// Its configured weight.
+    pub weight: u32,
+    /// Its configured limit.
+    pub limit: Option<u32>,
+    /// Whether it gets new flows.
+    pub usable: bool,
+    /// What it reports of itself.
+    pub scrape: Option<watch::Receiver<Scrape>>,
+}
+
+/// The running thread, and the plan it works by.
+pub struct Governing {
+    plan: Arc<Mutex<Arc<Vec<Ward>>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Governing {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread.
+    pub fn start(maps: Arc<Maps>, clock: Arc<Clock>, tick: Duration) -> std::io::Result<Self> {
+        let plan = Arc::new(Mutex::new(Arc::default()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let worker =
+            Worker { maps, clock, plan: Arc::clone(&plan), begun: Instant::now(), wards: Vec::new() };
+        let stopped = Arc::clone(&stop);
+        let thread =
+            std::thread::Builder::new().name("governor".into()).spawn(move || worker.run(tick, &stopped))?;
+        Ok(Self { plan, stop, thread: Some(thread) })
+    }
+
+    /// Changes what the thread works on, from its next tick on.
+    pub fn set_plan(&self, wards: Vec<Ward>) {
+        *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(wards);
+    }
+}
+
+impl Drop for Governing {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic in there was already reported; the heartbeat has stopped with it.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    maps: Arc<Maps>,
+    clock: Arc<Clock>,
+    plan: Arc<Mutex<Arc<Vec<Ward>>>>,
+    begun: Instant,
+    wards: Vec<(Ward, Governor)>,
+}
+
+impl Worker {
+    fn run(mut self, tick: Duration, stop: &AtomicBool) {
+        let mut current: Arc<Vec<Ward>> = Arc::default();
+        let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+        let mut next = Instant::now();
+        while !stop.load(Ordering::Relaxed) {
+            let plan = Arc::clone(&self.plan.lock().unwrap_or_else(PoisonError::into_inner));
+            if !Arc::ptr_eq(&plan, &current) {
+                self.adopt(&plan);
+                current = plan;
+            }
+            self.tick(&mut inputs, &mut outputs);
+            // After a late tick the next one keeps its distance: there is nothing to catch up on.
+            next = (next + tick).max(Instant::now());
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    /// Takes over a new plan; what a governor has learned of a backend goes with its id.
+    fn adopt(&mut self, plan: &[Ward]) {
+        let mut old = std::mem::take(&mut self.wards);
+        for ward in plan {
+            let known = old.iter().position(|(known, _)| known.vip == ward.vip).map(|at| old.swap_remove(at));
+            let governor = match known {
+                Some((before, mut governor)) => {
+                    let positions: Vec<Option<usize>> = ward
+                        .backends
+                        .iter()
+                        .map(|backend| before.backends.iter().position(|b| b.id == backend.id))
+                        .collect();
+                    governor.reset_membership(&positions);
+                    governor
+                }
+                None => Governor::new(Options::default()),
+            };
+            self.wards.push((ward.clone(), governor));
+        }
+    }
+
+    fn tick(&mut self, inputs: &mut Vec<Input>, outputs: &mut Vec<Output>) {
+        let now = self.begun.elapsed();
+        for (ward, governor) in &mut self.wards {
+            inputs.clear();
+            inputs.extend(ward.backends.iter().map(|backend| read(&self.maps, self.begun, backend)));
+            governor.tick(now, inputs, outputs);
+            for (backend, output) in ward.backends.iter().zip(outputs.iter()) {
+                write(&self.maps, backend.id, output);
+            }
+            let total = usize::from(ward.vip);
+            let cap = self.maps.totals.half(total, offset_of!(Total, opening_cap));
+            cap.store(governor.opening_cap(), Ordering::Relaxed);
+            let duty = self.maps.totals.half(total, offset_of!(Total, duty));
+            duty.store(ward.duty.unwrap_or_else(|| governor.duty()), Ordering::Relaxed);
+        }
+        let heartbeat = self.maps.control.word(0, offset_of!(Control, heartbeat));
+        heartbeat.store(self.clock.jiffies(), Ordering::SeqCst);
+    }
+}
+
+fn read(maps: &Maps, begun: Instant, backend: &Subject) -> Input {
+    let id = usize::from(backend.id);
+    let load = maps.loads.read(id);
+    let progress = |offset| maps.progress.word(id, offset).load(Ordering::Relaxed);
+    Input {
+        gauges: load.gauges,
+        opened: load.opened,
+        requests: load.requests,
+        progressed: load.progressed,
+        progress_count: progress(offset_of!(Histogram, count)),
+        progress_sum_ns: progress(offset_of!(Histogram, sum_ns)),
+        weight: backend.weight,
+        configured_limit: backend.limit,
+        usable: backend.usable,
+        reported: backend.scrape.as_ref().and_then(|scrape| reported(scrape, begun)),
+    }
+}
+
+fn reported(scrape: &watch::Receiver<Scrape>, begun: Instant) -> Option<Reported> {
+    let scrape = scrape.borrow();
+    let last = scrape.last.as_ref()?;
+    Some(Reported {
+        running: last.running,
+        waiting: last.waiting,
+        kv_usage: last.kv_usage,
+        generation_tokens: last.generation_tokens,
+        taken_start: last.taken_start.saturating_duration_since(begun),
+        taken_end: last.taken_end.saturating_duration_since(begun),
+    })
+}
+
+fn write(maps: &Maps, id: u16, output: &Output) {
+    let id = usize::from(id);
+    let steer = Steer { cost: output.cost, correction: output.correction };
+    maps.loads.word(id, offset_of!(Load, steer)).store(steer.to_word(), Ordering::Relaxed);
+    let halves = [
+        (offset_of!(Load, limit), output.limit),
+        (offset_of!(Load, static_cost), output.static_cost),
+        (offset_of!(Load, share), output.share),
+    ];
+    for (offset, value) in halves {
+        let word = maps.loads.half(id, offset);
+        // What did not change is not written: the line is shared with the packet path.
+        if word.load(Ordering::Relaxed) != value {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+}

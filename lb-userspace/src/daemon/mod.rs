@@ -1,0 +1,365 @@
+//! The daemon: `guidevane run`.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`plan`] | configuration into what the data plane is asked for |
+//! | [`core`] | what is known and wanted, and bringing the data plane in line with it |
+//! | [`governing`] | the governor's thread |
+//! | [`sweeping`] | the sweep's thread |
+//! | [`snapshot`], [`shares`] | what `status` shows |
+//!
+//! Data flows one way: signals and probes to the core, the core to the data plane. The admin socket reads
+//! snapshots and sends commands.
+
+mod core;
+mod governing;
+mod plan;
+mod shares;
+mod snapshot;
+mod sweeping;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+
+use self::{core::Core, governing::Governing, plan::Interfaces, sweeping::Sweeping};
+use crate::{
+    api::{AdminState, Change, CommandError, Handler, Server, Snapshot},
+    config::{Announce, Config, Protocol},
+    dataplane::{Dataplane, loader::Options, sweep::Sweep},
+    health::{Health, HealthOptions, TcpProbe},
+    net::{
+        Netlink,
+        announce::{PacketSocket, VipAddresses, announce},
+        interface,
+        neighbour::Neighbours,
+    },
+    signals::{MetricsUrl, ScrapeOptions, Scrapers},
+};
+
+/// Runs the daemon until SIGTERM or SIGINT; `file` is read again at SIGHUP.
+///
+/// # Errors
+///
+/// When it cannot start; what ran before then runs on untouched.
+pub fn run(config: Config, file: &Path) -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    /// Netlink, probes and scrapes are all waiting; the threads that work are the governor's and the sweep's.
+    const WORKERS: usize = 2;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(Daemon::start(config, file))
+}
+
+/// The parts of the world that the daemon watches, and its core.
+struct Daemon {
+    core: Arc<Mutex<Core>>,
+    file: PathBuf,
+    netlink: Netlink,
+    neighbours: Neighbours,
+    health: Health,
+    sweeping: Sweeping,
+    addresses: VipAddresses,
+}
+
+impl Daemon {
+    async fn start(config: Config, file: &Path) -> anyhow::Result<()> {
+        let netlink = Netlink::open().context("open netlink")?;
+        let interfaces = find_interfaces(&config, &netlink).await?;
+        metrics_urls(&config)?;
+        let server = Server::bind(&config.daemon.socket)?;
+        let mut dataplane =
+            Dataplane::open(&Options { pin: config.daemon.pin.clone(), flow_slots: config.daemon.flows })?;
+        let started = Self::assemble(&mut dataplane, &config, &interfaces);
+        let (governing, sweeping) = match started {
+            Ok(threads) => threads,
+            Err(error) => {
+                give_up(dataplane);
+                return Err(error);
+            }
+        };
+        let core = Core::new(
+            dataplane,
+            config.clone(),
+            interfaces,
+            Scrapers::new(ScrapeOptions::default()),
+            governing,
+        );
+        let health = Health::new(HealthOptions {
+            interval: config.health.interval,
+            timeout: config.health.timeout,
+            rise: config.health.rise,
+            fall: config.health.fall,
+        });
+        let mut daemon = Self {
+            core: Arc::new(Mutex::new(core)),
+            file: file.to_owned(),
+            neighbours: Neighbours::start([]).context("watch neighbours")?,
+            health,
+            sweeping,
+            addresses: VipAddresses::new(netlink.clone()),
+            netlink,
+        };
+        daemon.watch(&config, None)?;
+        daemon.lock().settle()?;
+        daemon.announce(&config).await?;
+        let serving = tokio::spawn(server.serve(Arc::new(Commands(Arc::clone(&daemon.core)))));
+        tracing::info!("steering {} VIPs", config.vips.len());
+        let outcome = daemon.run().await;
+        serving.abort();
+        daemon.addresses.remove_all().await.context("take VIP addresses off their interfaces")?;
+        outcome
+    }
+
+    /// What needs the kernel: the configuration in its maps, the program on its interfaces, the threads.
+    fn assemble(
+        dataplane: &mut Dataplane,
+        config: &Config,
+        interfaces: &Interfaces,
+    ) -> anyhow::Result<(Governing, Sweeping)> {
+        dataplane.steering.apply(&plan::vips(config, interfaces), 0)?;
+        let (maps, clock) = (dataplane.maps(), dataplane.clock());
+        let meta = maps.meta.read(0);
+        let policy = plan::timeouts(&config.daemon, age_tick(&meta));
+        let sweep = Sweep::new(Arc::clone(&maps), policy);
+        let sweeping = Sweeping::start(sweep, policy, Arc::clone(&clock), meta.age_shift)?;
+        let governing = Governing::start(maps, clock, config.daemon.tick)?;
+        dataplane.attach(&plan::ports(config, interfaces))?;
+        Ok((governing, sweeping))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        lock(&self.core)
+    }
+
+    /// Watches what `config` names, and no longer what only `before` named.
+    fn watch(&mut self, config: &Config, before: Option<&Config>) -> anyhow::Result<()> {
+        let probed = |config: &Config| -> HashMap<String, TcpProbe> {
+            let vips = config.vips.iter().filter(|vip| vip.protocol == Protocol::Tcp);
+            vips.flat_map(|vip| &vip.backends)
+                .map(|backend| (backend.name.clone(), TcpProbe { address: backend.endpoint() }))
+                .collect()
+        };
+        let (old, new) = (before.map(probed).unwrap_or_default(), probed(config));
+        for name in old.keys().filter(|name| !new.contains_key(*name)) {
+            self.health.remove(name);
+        }
+        for (name, probe) in new {
+            if old.get(&name).map(|old| old.address) != Some(probe.address) {
+                self.health.add(name.into(), probe);
+            }
+        }
+        self.neighbours
+            .set_targets(config.vips.iter().flat_map(|vip| &vip.backends).map(|backend| backend.address));
+        let urls = metrics_urls(config)?;
+        self.lock().scrapers.set_targets(urls.into_iter().map(|(name, url)| (name.into(), url)));
+        Ok(())
+    }
+
+    /// Tells the neighbours where the VIPs are.
+    async fn announce(&mut self, config: &Config) -> anyhow::Result<()> {
+        let interfaces = self.lock().interfaces.clone();
+        let socket = PacketSocket::open().context("open a packet socket for announcements")?;
+        for vip in &config.vips {
+            let name = match &vip.announce {
+                Announce::None => continue,
+                Announce::Address { interface } | Announce::Arp { interface } => interface,
+            };
+            let interface = interfaces.get(name).with_context(|| format!("interface {name} is gone"))?;
+            if matches!(vip.announce, Announce::Address { .. }) {
+                self.addresses
+                    .add(interface, vip.address)
+                    .await
+                    .with_context(|| format!("put {} on {name}", vip.address))?;
+            }
+            announce(&socket, interface, vip.address)
+                .with_context(|| format!("announce {} on {name}", vip.address))?;
+        }
+        Ok(())
+    }
+
+    async fn run(&mut self) -> anyhow::Result<()> {
+        let (mut table, mut report) = (self.neighbours.subscribe(), self.health.subscribe());
+        let mut passes = self.sweeping.passes();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        let mut second = interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                _ = hang_up.recv() => self.reload().await,
+                changed = table.changed() => {
+                    changed.context("the neighbour watch has ended")?;
+                    let table = Arc::clone(&table.borrow_and_update());
+                    self.update(|core| core.table = table);
+                }
+                changed = report.changed() => {
+                    changed.context("the health checks have ended")?;
+                    let report = Arc::clone(&report.borrow_and_update());
+                    self.update(|core| core.health = report);
+                }
+                changed = passes.changed() => {
+                    changed.context("the sweep has ended")?;
+                    self.swept(&mut passes);
+                }
+                _ = second.tick() => self.note_shares(),
+            }
+        }
+    }
+
+    /// Changes what is known, and lets the data plane follow.
+    fn update(&self, change: impl FnOnce(&mut Core)) {
+        let mut core = self.lock();
+        change(&mut core);
+        // Grace periods block for some milliseconds.
+        if let Err(error) = tokio::task::block_in_place(|| core.settle()) {
+            tracing::error!("{error:#}");
+        }
+    }
+
+    fn swept(&self, passes: &mut watch::Receiver<crate::dataplane::sweep::Pass>) {
+        let pass = passes.borrow_and_update().clone();
+        if pass.corrected > 0 {
+            tracing::warn!("sweep {} corrected {} gauges", pass.number, pass.corrected);
+        }
+        if let Err(error) = tokio::task::block_in_place(|| self.lock().swept(pass)) {
+            tracing::error!("{error:#}");
+        }
+    }
+
+    fn note_shares(&self) {
+        let mut core = self.lock();
+        let maps = core.dataplane.maps();
+        let opened = core.backends().map(|(id, _)| (id, maps.loads.read(usize::from(id)).opened)).collect();
+        core.shares.note(opened);
+    }
+
+    /// Reads the configuration again: the whole of it is taken over, or nothing.
+    async fn reload(&mut self) {
+        match self.try_reload().await {
+            Ok(()) => tracing::info!("{} was read again and applied", self.file.display()),
+            Err(error) => tracing::error!("the configuration stays as it was: {error:#}"),
+        }
+    }
+
+    async fn try_reload(&mut self) -> anyhow::Result<()> {
+        let mut config = Config::load(&self.file)?;
+        let before = self.lock().config.clone();
+        config.daemon.socket.clone_from(&before.daemon.socket);
+        restart_only(&before, &config)?;
+        let interfaces = find_interfaces(&config, &self.netlink).await?;
+        metrics_urls(&config)?;
+        tokio::task::block_in_place(|| self.lock().apply(config.clone(), interfaces))?;
+        self.watch(&config, Some(&before))?;
+        let meta = self.lock().dataplane.maps().meta.read(0);
+        self.sweeping.set_policy(plan::timeouts(&config.daemon, age_tick(&meta)));
+        self.announce(&config).await
+    }
+}
+
+/// Refuses what only a restart can change.
+fn restart_only(before: &Config, after: &Config) -> anyhow::Result<()> {
+    let (old, new) = (&before.daemon, &after.daemon);
+    anyhow::ensure!(
+        (&old.pin, old.flows, old.tick) == (&new.pin, new.flows, new.tick),
+        "`pin`, `flows` and `tick` of [daemon] change only with a restart"
+    );
+    let ports =
+        |config: &Config| -> Vec<_> { config.interfaces.iter().map(|i| (i.name.clone(), i.mode)).collect() };
+    anyhow::ensure!(ports(before) == ports(after), "interfaces change only with a restart");
+    anyhow::ensure!(before.health == after.health, "[health] changes only with a restart");
+    Ok(())
+}
+
+/// How long one tick of the age clock lasts.
+fn age_tick(meta: &lb_common::layout::Meta) -> Duration {
+    Duration::from_secs_f64(f64::from(1u32 << meta.age_shift) / f64::from(meta.hz))
+}
+
+fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
+    core.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Leaves nothing behind of a start that failed; what was there before it stays.
+fn give_up(mut dataplane: Dataplane) {
+    if dataplane.adopted() {
+        return;
+    }
+    if let Err(error) = dataplane.unpin() {
+        tracing::error!("{error}");
+    }
+}
+
+async fn find_interfaces(config: &Config, netlink: &Netlink) -> anyhow::Result<Interfaces> {
+    let mut found = Interfaces::new();
+    for interface in &config.interfaces {
+        let here =
+            interface::lookup(netlink, &interface.name).await.with_context(|| interface.place.to_string())?;
+        found.insert(interface.name.clone(), here);
+    }
+    Ok(found)
+}
+
+fn metrics_urls(config: &Config) -> anyhow::Result<Vec<(String, MetricsUrl)>> {
+    let backends = config.vips.iter().flat_map(|vip| &vip.backends);
+    backends
+        .filter_map(|backend| Some((backend, backend.metrics.as_ref()?)))
+        .map(|(backend, url)| {
+            let url = url.to_string().parse().with_context(|| backend.place.to_string())?;
+            Ok((backend.name.clone(), url))
+        })
+        .collect()
+}
+
+/// The admin socket's way into the core.
+struct Commands(Arc<Mutex<Core>>);
+
+impl Commands {
+    fn set(&self, name: &str, state: AdminState) -> Result<Change, CommandError> {
+        let changed = tokio::task::block_in_place(|| lock(&self.0).set_admin(name, state));
+        match changed {
+            Ok(Some(before)) => {
+                tracing::info!("backend {name}: {before} -> {state}");
+                Ok(Change { backend: name.to_owned(), before, after: state })
+            }
+            Ok(None) => Err(CommandError::UnknownBackend { name: name.to_owned() }),
+            Err(error) => Err(CommandError::Failed { name: name.to_owned(), reason: format!("{error:#}") }),
+        }
+    }
+}
+
+impl Handler for Commands {
+    async fn status(&self) -> Result<Snapshot, CommandError> {
+        tokio::task::block_in_place(|| snapshot::take(&lock(&self.0)))
+            .map_err(|error| CommandError::Unreadable { reason: error.to_string() })
+    }
+
+    async fn drain(&self, backend: &str) -> Result<Change, CommandError> {
+        self.set(backend, AdminState::Draining)
+    }
+
+    async fn resume(&self, backend: &str) -> Result<Change, CommandError> {
+        self.set(backend, AdminState::Active)
+    }
+}

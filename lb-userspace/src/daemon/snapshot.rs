@@ -1,0 +1,159 @@
+//! The daemon's state as `status` shows it.
+
+use std::time::Instant;
+
+use lb_common::{
+    layout::{Load, Traffic},
+    pick::{COST_ONE, FLOW, Steer},
+    reason::{Action, Reason},
+    table::WAYS,
+};
+
+use super::core::Core;
+use crate::{
+    api::{
+        Backend, Daemon, Flows, GovernorMode, Health, HealthState, Interface, Kernel, NextHop, Reported,
+        Snapshot, Vip,
+    },
+    config,
+    dataplane::{Error, counters::quantile, spec},
+    health,
+    signals::Scrape,
+};
+
+/// A picture of everything.
+///
+/// # Errors
+///
+/// When a map cannot be read.
+pub fn take(core: &Core) -> Result<Snapshot, Error> {
+    let reasons = core.dataplane.reasons()?;
+    let of = |action: Action| {
+        let named = reasons.iter().filter(|(reason, _)| reason.action() == action);
+        // What is not ours at all is the host's own traffic, and none of a VIP's.
+        named
+            .filter(|(reason, _)| **reason != Reason::NotOurs)
+            .map(|(r, &n)| (r.name().to_owned(), n))
+            .collect()
+    };
+    let mut evictions = 0;
+    let mut vips = Vec::new();
+    for (service, vip) in core.dataplane.steering.services().iter().zip(&core.config.vips) {
+        let (shown, evicted) = vip_of(core, &service.backends, vip)?;
+        vips.push(shown);
+        evictions += evicted;
+    }
+    Ok(Snapshot { daemon: daemon(core, evictions), vips, drops: of(Action::Drop), passes: of(Action::Pass) })
+}
+
+fn daemon(core: &Core, evictions: u64) -> Daemon {
+    let interfaces = core.config.interfaces.iter();
+    Daemon {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_seconds: core.started.elapsed().as_secs_f64(),
+        tick_seconds: core.config.daemon.tick.as_secs_f64(),
+        governor_mode: GovernorMode::On,
+        kernel: Kernel {
+            sha256: core.dataplane.object_sha256().to_owned(),
+            pinned: core.dataplane.is_pinned(),
+            interfaces: interfaces.map(|i| Interface { name: i.name.clone(), mode: i.mode }).collect(),
+        },
+        flows: Flows {
+            slots: (core.dataplane.maps().flows.len() * WAYS) as u64,
+            used: core.pass.used,
+            evictions,
+        },
+    }
+}
+
+fn vip_of(core: &Core, ids: &[u16], vip: &config::Vip) -> Result<(Vip, u64), Error> {
+    let maps = core.dataplane.maps();
+    let shares = core.shares.of(ids, |id| maps.loads.read(usize::from(id)).opened);
+    let (mut backends, mut sum, mut opened) = (Vec::new(), Traffic::default(), 0);
+    for ((&id, backend), share) in ids.iter().zip(&vip.backends).zip(shares) {
+        let traffic = core.dataplane.traffic(id)?;
+        let load = maps.loads.read(usize::from(id));
+        sum.packets += traffic.packets;
+        sum.bytes += traffic.bytes;
+        sum.evicted += traffic.evicted;
+        opened += load.opened;
+        backends.push(backend_of(core, id, backend, &load, &traffic, share));
+    }
+    let shown = Vip {
+        name: vip.name.clone(),
+        address: vip.address,
+        port: vip.port,
+        protocol: vip.protocol,
+        mode: vip.mode,
+        policy: vip.policy.kind(),
+        packets: sum.packets,
+        bytes: sum.bytes,
+        new_flows: opened,
+        backends,
+    };
+    Ok((shown, sum.evicted))
+}
+
+fn backend_of(
+    core: &Core,
+    id: u16,
+    backend: &config::Backend,
+    load: &Load,
+    traffic: &Traffic,
+    share: Option<f64>,
+) -> Backend {
+    let [opening, awaiting, streaming, idle] = load.gauges;
+    let steer = Steer::from_word(load.steer);
+    let progress = core.dataplane.maps().progress.read(usize::from(id));
+    let known = core.dataplane.steering.backends.get(id);
+    Backend {
+        name: backend.name.clone(),
+        address: backend.address,
+        port: backend.port,
+        weight: backend.weight,
+        limit: (load.limit > 0).then_some(load.limit),
+        health: health_of(core.health.get(backend.name.as_str())),
+        admin: core.admin(&backend.name),
+        next_hop: known.and_then(|known| known.standing.hop).map(|hop| next_hop(core, &hop)),
+        opening,
+        awaiting,
+        streaming,
+        idle,
+        cost: f64::from(steer.cost) / f64::from(COST_ONE),
+        correction: f64::from(steer.correction) / f64::from(FLOW),
+        share,
+        requests: load.requests,
+        packets: traffic.packets,
+        bytes: traffic.bytes,
+        ttft_p50_seconds: quantile(&progress, 0.5),
+        ttft_p99_seconds: quantile(&progress, 0.99),
+        reported: core.scrapers.subscribe(&backend.name).and_then(|scrape| reported(&scrape.borrow())),
+    }
+}
+
+fn health_of(status: Option<&health::Status>) -> Health {
+    let state = match status.map(|status| status.state) {
+        Some(health::State::Up) => HealthState::Up,
+        Some(health::State::Down) => HealthState::Down,
+        Some(health::State::Unknown) | None => HealthState::Unknown,
+    };
+    Health { state, reason: status.and_then(|status| status.reason.clone()) }
+}
+
+fn next_hop(core: &Core, hop: &spec::NextHop) -> NextHop {
+    let mac: [u8; 6] = hop.mac.into();
+    let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    let named = core.interfaces.values().find(|interface| interface.index == hop.interface);
+    let interface = named.map_or_else(|| format!("#{}", hop.interface), |interface| interface.name.clone());
+    NextHop { mac: mac.join(":"), interface }
+}
+
+fn reported(scrape: &Scrape) -> Option<Reported> {
+    let last = scrape.last.as_ref()?;
+    Some(Reported {
+        running: last.running?,
+        waiting: last.waiting.unwrap_or(0.0),
+        kv_usage: last.kv_usage,
+        age_seconds: last.age(Instant::now()).at_least.as_secs_f64(),
+    })
+}

@@ -1,0 +1,298 @@
+//! The governor: observations in, costs, corrections and limits out.
+//!
+//! Pure: it reads no clock, does no I/O and knows no map; the caller passes the time since some start of its
+//! own and everything it has seen. One governor belongs to one VIP. What the numbers do at a pick is decided in
+//! [`lb_common::pick`], never here.
+//!
+//! ```text
+//! cost = static cost x slowness x saturation x slow start      (deadband, slew: fast up, slow down)
+//! ```
+
+mod capacity;
+mod correction;
+mod damping;
+mod flood;
+mod limit;
+mod terms;
+mod theta;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use lb_common::{pick::COST_MAX, slot::Gauge};
+
+use correction::Correction;
+use damping::{SLOW_START_TIME, Slew};
+use flood::Flood;
+use limit::Limit;
+use theta::{Slopes, Theta, Watched};
+
+pub use terms::{
+    CorrectionTerm, Damping, Explained, Input, LimitOrigin, LimitTerm, Output, Reported, ThetaSource,
+    ThetaTerm,
+};
+
+/// How far the governor may go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Computes and explains; what it writes is static. The VIP is meant to run plain least connections.
+    Observe,
+    /// Weights and configured limits alone, with the live counts of the kernel.
+    Static,
+    /// Everything.
+    #[default]
+    On,
+    /// What was written last stays, whatever is observed; new backends are static.
+    Freeze,
+}
+
+/// Settings of a governor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// How far it may go.
+    pub mode: Mode,
+    /// How old a server's numbers may be when it is asked: vLLM renews them once an engine step.
+    pub cadence: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        // A step of a large batch on the slowest GPU of the simulator's profiles, with some prefill.
+        Self { mode: Mode::default(), cadence: Duration::from_millis(50) }
+    }
+}
+
+/// Time constant of rates and means that are shown or used as thresholds, in seconds.
+const RECENT_SECONDS: f64 = 2.0;
+
+/// A queue must be this much longer than what comes to it between two looks of the engine: arrivals bunch.
+const BUNCHING: f64 = 3.0;
+
+#[derive(Clone, Debug, Default)]
+struct Backend {
+    before: Option<Input>,
+    theta: Theta,
+    correction: Correction,
+    limit: Limit,
+    slew: Slew,
+    /// Since when it takes flows, and since when it is spared.
+    usable_since: Option<Duration>,
+    came_back: Option<Duration>,
+    /// Recent requests a second, and recent first progress: its count and its seconds.
+    requests: f64,
+    progress: (f64, f64),
+    written: Option<Output>,
+    explained: Explained,
+}
+
+/// The governor of one VIP.
+#[derive(Clone, Debug, Default)]
+pub struct Governor {
+    options: Options,
+    backends: Vec<Backend>,
+    slopes: Slopes,
+    flood: Flood,
+    now: Option<Duration>,
+}
+
+/// What changed at a backend in a tick.
+struct Change {
+    opened: u64,
+    requests: u64,
+    /// A new sample of slowness came.
+    sampled: bool,
+}
+
+impl Governor {
+    /// A governor that has seen nothing.
+    pub fn new(options: Options) -> Self {
+        Self { options, ..Self::default() }
+    }
+
+    /// How far it goes from the next tick on. Nothing that was learned is lost.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.options.mode = mode;
+    }
+
+    /// How far it goes.
+    pub fn mode(&self) -> Mode {
+        self.options.mode
+    }
+
+    /// One tick at `now`, a time since any fixed start: an input a backend, by position, and as many outputs.
+    ///
+    /// A `now` before the last one counts as the last one. Backends beyond the known ones are new, missing ones
+    /// are forgotten; where positions change, call [`Governor::reset_membership`] first.
+    pub fn tick(&mut self, now: Duration, inputs: &[Input], outputs: &mut Vec<Output>) {
+        let last = self.now.unwrap_or(now);
+        let now = now.max(last);
+        let step = now - last;
+        self.now = Some(now);
+        self.backends.resize_with(inputs.len(), Backend::default);
+
+        let established = self.has_established(now);
+        let (mut opened, mut requests, mut sampled) = (0_u64, 0_u64, false);
+        for (backend, input) in self.backends.iter_mut().zip(inputs) {
+            backend.judge_usable(now, input, established);
+            let change =
+                backend.observe(now, step, input, self.flood.opening_cap(), &self.options, &mut self.slopes);
+            opened = opened.saturating_add(change.opened);
+            requests = requests.saturating_add(change.requests);
+            sampled |= change.sampled;
+        }
+        self.flood.tick(step, inputs, opened, requests);
+        if sampled {
+            let servers = self.backends.iter_mut().zip(inputs);
+            theta::judge(now, &self.slopes, servers.map(|(b, input)| (&mut b.theta, input.usable)));
+        }
+
+        let weight = capacity::usable_weight(inputs);
+        outputs.clear();
+        for (backend, input) in self.backends.iter_mut().zip(inputs) {
+            outputs.push(backend.write(now, step, input, weight, self.options.mode));
+        }
+    }
+
+    /// Whether some backend takes flows for longer than a slow start: only beside such a one is another spared.
+    fn has_established(&self, now: Duration) -> bool {
+        let established = |since: Duration| now.saturating_sub(since) >= SLOW_START_TIME;
+        self.backends.iter().any(|backend| backend.usable_since.is_some_and(established))
+    }
+
+    /// How the last tick's output at a position came about; none beyond the last.
+    pub fn explain(&self, position: usize) -> Option<&Explained> {
+        self.backends.get(position).map(|backend| &backend.explained)
+    }
+
+    /// How many half-open flows of a backend count as load at most; `u32::MAX` unless SYNs flood the VIP.
+    pub fn opening_cap(&self) -> u32 {
+        self.flood.opening_cap()
+    }
+
+    /// The part of its time that an idle connection will ask for something, in 256ths.
+    pub fn duty(&self) -> u32 {
+        self.flood.duty()
+    }
+
+    /// Carries what is known of backends over to new positions: for each new position, where the backend was,
+    /// or none for a new one.
+    pub fn reset_membership(&mut self, origins: &[Option<usize>]) {
+        let mut old: Vec<Option<Backend>> =
+            std::mem::take(&mut self.backends).into_iter().map(Some).collect();
+        let mut take = |origin: Option<usize>| old.get_mut(origin?)?.take();
+        self.backends = origins.iter().map(|origin| take(*origin).unwrap_or_default()).collect();
+    }
+}
+
+/// Growth of a counter; one that went back was reset.
+fn growth(before: u64, after: u64) -> u64 {
+    after.checked_sub(before).unwrap_or(0)
+}
+
+impl Backend {
+    fn judge_usable(&mut self, now: Duration, input: &Input, established: bool) {
+        if !input.usable {
+            (self.usable_since, self.came_back) = (None, None);
+        } else if self.usable_since.is_none() {
+            self.usable_since = Some(now);
+            self.came_back = established.then_some(now);
+            self.slew = Slew::at(damping::slow_start(now, self.came_back));
+        }
+    }
+
+    fn observe(
+        &mut self,
+        now: Duration,
+        step: Duration,
+        input: &Input,
+        opening_cap: u32,
+        options: &Options,
+        slopes: &mut Slopes,
+    ) -> Change {
+        let before = self.before.replace(*input).unwrap_or(*input);
+        let opened = growth(before.opened, input.opened);
+        let requests = growth(before.requests, input.requests);
+        self.remember(step, &before, input, requests);
+
+        self.correction.tick(now, step, input, opening_cap, options.cadence);
+        let arriving = self.requests * options.cadence.as_secs_f64() * BUNCHING;
+        self.limit.tick(now, input, arriving);
+        let watched = Watched {
+            bytes: growth(before.progressed, input.progressed),
+            streaming: input.gauge(Gauge::Streaming),
+            occupied: f64::from(input.at_work()) + self.correction.flows(now),
+        };
+        let mut sampled = self.theta.watch(now, step, &watched, slopes);
+        if let Some(report) = &input.reported {
+            sampled |= self.theta.report(now, &report.sane(), slopes);
+        }
+        Change { opened, requests, sampled }
+    }
+
+    fn remember(&mut self, step: Duration, before: &Input, input: &Input, requests: u64) {
+        let keep = (-step.as_secs_f64() / RECENT_SECONDS).exp();
+        self.requests = self.requests * keep + requests as f64 / RECENT_SECONDS;
+        let count = growth(before.progress_count, input.progress_count) as f64;
+        let nanoseconds = growth(before.progress_sum_ns, input.progress_sum_ns);
+        let seconds = Duration::from_nanos(nanoseconds).as_secs_f64();
+        self.progress = (self.progress.0 * keep + count, self.progress.1 * keep + seconds);
+    }
+
+    /// Mean time to first progress, once at least one weighs half of what it did when it came.
+    fn first_progress(&self) -> Option<Duration> {
+        let (count, seconds) = self.progress;
+        (count >= 0.5).then(|| Duration::try_from_secs_f64(seconds / count).unwrap_or(Duration::MAX))
+    }
+
+    fn write(&mut self, now: Duration, step: Duration, input: &Input, weight: u64, mode: Mode) -> Output {
+        let saturation = damping::saturation(now, input.reported.as_ref());
+        let slow_start = damping::slow_start(now, self.came_back);
+        let target = self.theta.factor(now) * saturation * slow_start;
+        let damping = self.slew.tick(step, target);
+        let static_cost = capacity::static_cost(input.weight);
+        let configured = input.configured_limit.unwrap_or(0);
+        let limit = self.limit.explain(input.configured_limit);
+        let unmoved = Output {
+            cost: static_cost,
+            correction: 0,
+            limit: configured,
+            static_cost,
+            share: capacity::share(input, weight),
+        };
+        let proposed = Output {
+            cost: scale(static_cost, self.slew.factor()),
+            correction: self.correction.output(now),
+            limit: limit.flows.unwrap_or(0),
+            ..unmoved
+        };
+        let written = match mode {
+            Mode::On => proposed,
+            Mode::Observe | Mode::Static => unmoved,
+            Mode::Freeze => self.written.unwrap_or(unmoved),
+        };
+        self.written = Some(written);
+        self.explained = Explained {
+            theta: self.theta.explain(now),
+            correction: self.correction.explain(now),
+            limit,
+            saturation,
+            slow_start,
+            target,
+            factor: self.slew.factor(),
+            damping,
+            first_progress: self.first_progress(),
+            proposed,
+            written,
+        };
+        written
+    }
+}
+
+fn scale(cost: u32, factor: f64) -> u32 {
+    // Casts saturate, and the factor is finite: it comes from clamped logarithms.
+    ((f64::from(cost) * factor).round() as u32).clamp(1, COST_MAX)
+}

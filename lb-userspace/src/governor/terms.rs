@@ -1,0 +1,207 @@
+//! What goes into a tick, what comes out of it, and what each number came from.
+//!
+//! Plain data: nothing here decides.
+
+use std::time::Duration;
+
+use lb_common::slot::{GAUGES, Gauge};
+
+/// Everything that a tick knows of one backend.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Input {
+    /// Live flows, in the order of [`Gauge`].
+    pub gauges: [u32; GAUGES],
+    /// Flows opened, ever. A counter that goes back is taken for a new one.
+    pub opened: u64,
+    /// Requests seen, ever.
+    pub requests: u64,
+    /// Bytes of answers acknowledged, ever; noted about once a second for each flow.
+    pub progressed: u64,
+    /// Requests whose first progress was timed, ever.
+    pub progress_count: u64,
+    /// The sum of those times in nanoseconds.
+    pub progress_sum_ns: u64,
+    /// The configured weight, 0 to 1000, 100 nominal.
+    pub weight: u32,
+    /// Requests that the server works on at once, where configured.
+    pub configured_limit: Option<u32>,
+    /// Healthy, reachable, not draining.
+    pub usable: bool,
+    /// The last good report of the server itself.
+    pub reported: Option<Reported>,
+}
+
+impl Input {
+    /// Live flows in one state.
+    pub(super) fn gauge(&self, gauge: Gauge) -> u32 {
+        self.gauges[gauge as usize]
+    }
+
+    /// Flows with a request at the server.
+    pub(super) fn at_work(&self) -> u32 {
+        self.gauge(Gauge::Awaiting).saturating_add(self.gauge(Gauge::Streaming))
+    }
+}
+
+/// What a server says of itself. Times are on the clock of the tick.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reported {
+    /// Requests in the batch.
+    pub running: Option<f64>,
+    /// Requests queued before the batch.
+    pub waiting: Option<f64>,
+    /// Share of the KV cache in use, 0 to 1.
+    pub kv_usage: Option<f64>,
+    /// Tokens generated since the server started.
+    pub generation_tokens: Option<f64>,
+    /// Before the server was asked.
+    pub taken_start: Duration,
+    /// After it had answered.
+    pub taken_end: Duration,
+}
+
+/// No server has as many requests or gives as many tokens; what says so is broken.
+const IMPLAUSIBLE: f64 = 1e15;
+
+fn plausible(value: Option<f64>) -> Option<f64> {
+    value.filter(|value| (0.0..IMPLAUSIBLE).contains(value))
+}
+
+impl Reported {
+    /// The same with every implausible number left out: NaN, infinite, negative or absurd.
+    pub(super) fn sane(&self) -> Self {
+        Self {
+            running: plausible(self.running),
+            waiting: plausible(self.waiting),
+            kv_usage: plausible(self.kv_usage),
+            generation_tokens: plausible(self.generation_tokens),
+            taken_start: self.taken_start.min(self.taken_end),
+            taken_end: self.taken_end,
+        }
+    }
+
+    /// The middle of the time in which the server answered.
+    pub(super) fn moment(&self) -> Duration {
+        self.taken_start + self.taken_end.saturating_sub(self.taken_start) / 2
+    }
+}
+
+/// What the kernel is told of one backend; the fields of [`lb_common::layout::Load`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// Slowness, [`lb_common::pick::COST_ONE`] when nominal, `1..=`[`lb_common::pick::COST_MAX`].
+    pub cost: u32,
+    /// What is on the server beyond our own flows, in [`lb_common::pick::FLOW`]ths of a flow.
+    pub correction: i32,
+    /// Flows at once that the server can work on; 0 when unknown.
+    pub limit: u32,
+    /// The cost of the weight alone.
+    pub static_cost: u32,
+    /// Part of the usable capacity by weight, in 65,536ths.
+    pub share: u32,
+}
+
+/// How one backend's output came about.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Explained {
+    /// Slowness.
+    pub theta: ThetaTerm,
+    /// What is on the server beyond our own flows.
+    pub correction: CorrectionTerm,
+    /// Flows at once.
+    pub limit: LimitTerm,
+    /// Factor for a server that runs full, from 1.
+    pub saturation: f64,
+    /// Factor for a server that has just come back, from 1.
+    pub slow_start: f64,
+    /// All factors of the cost, before deadband and slew; static cost not included.
+    pub target: f64,
+    /// The factor that holds now.
+    pub factor: f64,
+    /// What the output waits for.
+    pub damping: Damping,
+    /// Mean time from request to first progress in the last seconds.
+    pub first_progress: Option<Duration>,
+    /// What mode `on` would write.
+    pub proposed: Output,
+    /// What was written.
+    pub written: Output,
+}
+
+/// Slowness and where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ThetaTerm {
+    /// The factor applied, 1/8 to 8; 1 when nothing is known or within the error band.
+    pub applied: f64,
+    /// The factor as measured.
+    pub sample: Option<f64>,
+    /// Ratios to 1 up to this factor are noise.
+    pub band: f64,
+    /// Age of the newest sample.
+    pub age: Option<Duration>,
+    /// Where the sample comes from.
+    pub source: Option<ThetaSource>,
+    /// The factor was cut to its range.
+    pub clamped: bool,
+}
+
+impl Default for ThetaTerm {
+    fn default() -> Self {
+        Self { applied: 1.0, sample: None, band: 1.0, age: None, source: None, clamped: false }
+    }
+}
+
+/// What slowness was measured by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThetaSource {
+    /// The server's count of generated tokens, for each running sequence.
+    Tokens,
+    /// Bytes that clients acknowledged, for each streaming flow.
+    Bytes,
+}
+
+/// The correction and where it comes from, in flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CorrectionTerm {
+    /// The last report less our own flows at its time.
+    pub raw: Option<f64>,
+    /// The same, low-passed and faded by age.
+    pub filtered: f64,
+    /// Age of the report.
+    pub age: Option<Duration>,
+}
+
+/// The limit and where it comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitTerm {
+    /// Flows at once.
+    pub flows: Option<u32>,
+    /// By what.
+    pub origin: LimitOrigin,
+    /// When it was last confirmed, on the clock of the tick; none for configured ones.
+    pub since: Option<Duration>,
+}
+
+/// Where a limit comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LimitOrigin {
+    /// There is none.
+    #[default]
+    Unknown,
+    /// The configuration.
+    Configured,
+    /// The server's reports.
+    Learned,
+}
+
+/// Why a factor is not its target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Damping {
+    /// It is.
+    #[default]
+    None,
+    /// The difference is within the deadband.
+    Deadband,
+    /// It is on its way.
+    Slew,
+}

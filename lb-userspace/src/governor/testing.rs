@@ -1,0 +1,33 @@
+//! Inputs for the tests of this module.
+
+use std::time::Duration;
+
+use super::terms::{Input, Reported};
+
+/// A usable backend of nominal weight.
+pub(super) fn input(gauges: [u32; 4]) -> Input {
+    Input {
+        gauges,
+        opened: 0,
+        requests: 0,
+        progressed: 0,
+        progress_count: 0,
+        progress_sum_ns: 0,
+        weight: 100,
+        configured_limit: None,
+        usable: true,
+        reported: None,
+    }
+}
+
+/// A report that was taken in no time.
+pub(super) fn reported(running: f64, waiting: f64, taken: Duration) -> Reported {
+    Reported {
+        running: Some(running),
+        waiting: Some(waiting),
+        kv_usage: None,
+        generation_tokens: None,
+        taken_start: taken,
+        taken_end: taken,
+    }
+}
