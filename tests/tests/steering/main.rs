@@ -1,0 +1,4 @@
+//! The daemon and its kernel side, end to end: real connections through XDP, in namespaces of a test bed.
+
+mod streaming;
+mod support;
