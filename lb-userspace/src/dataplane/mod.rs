@@ -94,6 +94,11 @@ impl Dataplane {
         &mut self.kernel
     }
 
+    /// What steers and what runs, for whoever uses both at once.
+    pub fn split(&mut self) -> (&mut Steering, &Kernel) {
+        (&mut self.steering, &self.kernel)
+    }
+
     /// Whether the maps were there before this daemon.
     pub fn adopted(&self) -> bool {
         self.kernel.adopted

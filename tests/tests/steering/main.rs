@@ -1,4 +1,5 @@
 //! The daemon and its kernel side, end to end: real connections through XDP, in namespaces of a test bed.
 
+mod churn;
 mod streaming;
 mod support;
