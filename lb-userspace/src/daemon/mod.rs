@@ -20,6 +20,7 @@ mod sweeping;
 
 use std::{
     collections::HashMap,
+    io::IsTerminal as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -58,6 +59,7 @@ pub fn run(config: Config, file: &Path) -> anyhow::Result<()> {
             tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     /// Netlink, probes and scrapes are all waiting; the threads that work are the governor's and the sweep's.
     const WORKERS: usize = 2;
@@ -198,6 +200,9 @@ impl Daemon {
 
     async fn run(&mut self) -> anyhow::Result<()> {
         let (mut table, mut report) = (self.neighbours.subscribe(), self.health.subscribe());
+        // What was learned before this subscription counts as well.
+        table.mark_changed();
+        report.mark_changed();
         let mut passes = self.sweeping.passes();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;

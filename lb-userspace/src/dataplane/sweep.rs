@@ -1,7 +1,8 @@
 //! The sweep: ages the flow table through its mapping, and counts again what the gauges say.
 //!
-//! It changes slots as the kernel does, by compare-exchange, and moves gauges only where it wins. A gauge
-//! is corrected only by adding a difference that lasted three passes.
+//! It changes slots as the kernel does, by compare-exchange, and moves gauges only where it wins. While
+//! traffic runs, a pass takes time and no count of it is of one moment, so a gauge is corrected only by what
+//! every one of many passes in a row has shown, and always by an atomic add.
 
 use std::sync::{
     Arc,
@@ -17,8 +18,9 @@ use lb_common::{
 
 use super::{loader::Maps, mapping::FlowWord};
 
-/// Passes through which a difference between gauge and count must last before it is corrected.
-const LASTING: usize = 3;
+/// Passes in a row that must show a difference between gauge and count before it is corrected: at four
+/// passes a second, five seconds. The noise of running traffic changes its sign within a few.
+const LASTING: u64 = 20;
 
 /// Time-outs of a VIP's flows.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +46,33 @@ pub struct Pass {
     pub corrected: u64,
 }
 
+/// Twice gauge less count, over some passes.
+#[derive(Clone, Copy, Debug)]
+struct Range {
+    low: i64,
+    high: i64,
+}
+
+impl Range {
+    const EMPTY: Self = Self { low: i64::MAX, high: i64::MIN };
+
+    fn note(&mut self, difference: i64) {
+        self.low = self.low.min(difference);
+        self.high = self.high.max(difference);
+    }
+
+    /// What every pass has shown, in whole flows: zero as soon as the passes disagree about the sign.
+    const fn shown_by_all(self) -> i64 {
+        if self.low > 0 {
+            self.low / 2
+        } else if self.high < 0 {
+            self.high / 2
+        } else {
+            0
+        }
+    }
+}
+
 /// The sweep's place in the table and its counts.
 pub struct Sweep {
     maps: Arc<Maps>,
@@ -51,22 +80,24 @@ pub struct Sweep {
     next: usize,
     pass: Pass,
     counts: Vec<[i64; GAUGES]>,
-    /// Differences, gauge less count, of the last passes.
-    differences: [Vec<[i64; GAUGES]>; LASTING],
+    /// Gauges as they were when the pass began.
+    before: Vec<[i64; GAUGES]>,
+    /// The smallest and largest difference of each gauge since the last [`LASTING`] passes were judged.
+    ranges: Vec<[Range; GAUGES]>,
 }
 
 impl Sweep {
     /// A sweep that starts at the table's beginning.
     pub fn new(maps: Arc<Maps>, policy: Policy) -> Self {
-        let zeros = || vec![[0; GAUGES]; MAX_BACKENDS];
         let held = vec![0; MAX_BACKENDS];
         Self {
-            maps,
             policy,
             next: 0,
             pass: Pass { number: 1, held, ..Pass::default() },
-            counts: zeros(),
-            differences: std::array::from_fn(|_| zeros()),
+            counts: vec![[0; GAUGES]; MAX_BACKENDS],
+            before: gauges(&maps),
+            ranges: vec![[Range::EMPTY; GAUGES]; MAX_BACKENDS],
+            maps,
         }
     }
 
@@ -125,34 +156,50 @@ impl Sweep {
     }
 
     fn finish(&mut self) -> Pass {
-        self.differences.rotate_right(1);
+        let after = gauges(&self.maps);
         for backend in 0..MAX_BACKENDS {
-            self.compare(backend);
+            let counts = std::mem::take(&mut self.counts[backend]);
+            for gauge in 0..GAUGES {
+                // Slots were counted at moments spread over the pass: what they add up to is compared with
+                // the gauge's mean over it, so that steadily rising traffic shows no difference.
+                let twice = self.before[backend][gauge] + after[backend][gauge];
+                self.ranges[backend][gauge].note(twice - 2 * counts[gauge]);
+            }
         }
+        if self.pass.number.is_multiple_of(LASTING) {
+            self.judge();
+        }
+        self.before = gauges(&self.maps);
         self.next = 0;
         let next = Pass { number: self.pass.number + 1, held: vec![0; MAX_BACKENDS], ..Pass::default() };
         std::mem::replace(&mut self.pass, next)
     }
 
-    fn compare(&mut self, backend: usize) {
-        let counts = std::mem::take(&mut self.counts[backend]);
-        for gauge in 0..GAUGES {
-            let word = self.maps.loads.half(backend, GAUGES_OF_LOAD + gauge * 4);
-            let difference = i64::from(word.load(Ordering::SeqCst) as i32) - counts[gauge];
-            self.differences[0][backend][gauge] = difference;
-            let lasted = self.differences.iter().all(|pass| pass[backend][gauge] == difference);
-            if difference == 0 || !lasted {
-                continue;
-            }
-            add(word, -difference);
-            let vip = usize::from(vip_of(&self.maps, backend as u16));
-            add(self.maps.totals.half(vip, GAUGES_OF_TOTAL + gauge * 4), -difference);
-            self.pass.corrected += 1;
-            for pass in &mut self.differences {
-                pass[backend][gauge] = 0;
+    /// Corrects what all of the last passes agree on.
+    fn judge(&mut self) {
+        for backend in 0..MAX_BACKENDS {
+            let ranges = std::mem::replace(&mut self.ranges[backend], [Range::EMPTY; GAUGES]);
+            for (gauge, range) in ranges.iter().enumerate() {
+                let off = range.shown_by_all();
+                if off == 0 {
+                    continue;
+                }
+                add(self.maps.loads.half(backend, GAUGES_OF_LOAD + gauge * 4), -off);
+                let vip = usize::from(vip_of(&self.maps, backend as u16));
+                add(self.maps.totals.half(vip, GAUGES_OF_TOTAL + gauge * 4), -off);
+                self.pass.corrected += 1;
             }
         }
     }
+}
+
+/// Every backend's gauges as they are now.
+fn gauges(maps: &Maps) -> Vec<[i64; GAUGES]> {
+    let gauge = |backend, gauge: usize| {
+        let word = maps.loads.half(backend, GAUGES_OF_LOAD + gauge * 4);
+        i64::from(word.load(Ordering::SeqCst) as i32)
+    };
+    (0..MAX_BACKENDS).map(|backend| std::array::from_fn(|number| gauge(backend, number))).collect()
 }
 
 const TRACK_FLAGS: usize =
@@ -182,4 +229,22 @@ fn move_gauges(maps: &Maps, vip: u16, from: Slot, to: Slot) {
     };
     step(from, from.state().gauge(), -1);
     step(from, to.state().gauge(), 1);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Range;
+
+    #[test]
+    fn only_what_every_pass_has_shown_is_corrected() {
+        for (differences, expected) in
+            [(&[6, 8, 6][..], 3), (&[6, 0, 6], 0), (&[6, -2, 6], 0), (&[-4, -10, -4], -2), (&[1, 1, 1], 0)]
+        {
+            let mut range = Range::EMPTY;
+            for &difference in differences {
+                range.note(difference);
+            }
+            assert_eq!(range.shown_by_all(), expected, "{differences:?}");
+        }
+    }
 }

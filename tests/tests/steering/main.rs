@@ -1,5 +1,7 @@
 //! The daemon and its kernel side, end to end: real connections through XDP, in namespaces of a test bed.
 
 mod churn;
+mod connections;
+mod refusals;
 mod streaming;
 mod support;
