@@ -10,7 +10,7 @@ pub enum Error {
     Load(#[from] aya::EbpfError),
     /// A program of the object does not load.
     #[error(
-        "load program {name}: {source} (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and Linux 5.18 or later)"
+        "load program {name}: {source} (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and Linux 5.12 or later, 5.18 on arm64)"
     )]
     Program {
         /// The program.

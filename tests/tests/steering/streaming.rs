@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use guidevane_tests::daemon::Daemon;
+use guidevane_tests::{bed::Topology, daemon::Daemon};
 
 use crate::support::{Mode, Plan, Server, checksum_errors, curl, quick};
 
@@ -33,9 +33,18 @@ fn streams_through(mode: Mode) {
         assert_eq!(requests, REQUESTS as u64, "{}: the kernel saw each request once", vip.name);
     }
     assert_eq!(checksum_errors(&bed), 0, "no receiver saw a wrong checksum");
+    assert_eq!(attached(&bed), bed.balancer.interfaces.len(), "the program is on every interface");
     assert!(daemon.terminate().success(), "{}", daemon.log());
+    assert_eq!(attached(&bed), 0, "nothing is left behind");
     let finished: u64 = servers.into_iter().map(|server| server.stop().counters.finished).sum();
     assert_eq!(finished, 2 * REQUESTS as u64, "the servers finished what the client asked");
+}
+
+/// Interfaces of the balancer with an XDP program.
+fn attached(bed: &Topology) -> usize {
+    let output = bed.balancer.namespace.command("ip").args(["link", "show"]).output().expect("run ip");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().filter(|line| line.contains("prog/xdp")).count()
 }
 
 #[test]
