@@ -3,6 +3,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`plan`] | configuration into what the data plane is asked for |
+//! | [`commands`] | what the admin socket may ask |
 //! | [`core`] | what is known and wanted, and bringing the data plane in line with it |
 //! | [`governing`] | the governor's thread |
 //! | [`sweeping`] | the sweep's thread |
@@ -11,6 +12,7 @@
 //! Data flows one way: signals and probes to the core, the core to the data plane. The admin socket reads
 //! snapshots and sends commands.
 
+mod commands;
 mod core;
 mod governing;
 mod plan;
@@ -33,19 +35,18 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use self::{core::Core, governing::Governing, plan::Interfaces, sweeping::Sweeping};
+use self::{commands::Commands, core::Core, governing::Governing, plan::Interfaces, sweeping::Sweeping};
 use crate::{
-    api::{AdminState, Change, CommandError, Handler, Server, Snapshot},
+    api::Server,
     config::{Announce, Config, Protocol},
     dataplane::{Dataplane, loader::Options, sweep::Sweep},
     health::{Health, HealthOptions, TcpProbe},
     net::{
         Netlink,
         announce::{PacketSocket, VipAddresses, announce},
-        interface,
         neighbour::Neighbours,
     },
-    signals::{MetricsUrl, ScrapeOptions, Scrapers},
+    signals::{ScrapeOptions, Scrapers},
 };
 
 /// Runs the daemon until SIGTERM or SIGINT; `file` is read again at SIGHUP.
@@ -85,8 +86,8 @@ struct Daemon {
 impl Daemon {
     async fn start(config: Config, file: &Path) -> anyhow::Result<()> {
         let netlink = Netlink::open().context("open netlink")?;
-        let interfaces = find_interfaces(&config, &netlink).await?;
-        metrics_urls(&config)?;
+        let interfaces = plan::find_interfaces(&config, &netlink).await?;
+        plan::metrics_urls(&config)?;
         let server = Server::bind(&config.daemon.socket)?;
         let mut dataplane =
             Dataplane::open(&Options { pin: config.daemon.pin.clone(), flow_slots: config.daemon.flows })?;
@@ -171,7 +172,7 @@ impl Daemon {
         }
         self.neighbours
             .set_targets(config.vips.iter().flat_map(|vip| &vip.backends).map(|backend| backend.address));
-        let urls = metrics_urls(config)?;
+        let urls = plan::metrics_urls(config)?;
         self.lock().scrapers.set_targets(urls.into_iter().map(|(name, url)| (name.into(), url)));
         Ok(())
     }
@@ -273,8 +274,8 @@ impl Daemon {
         let before = self.lock().config.clone();
         config.daemon.socket.clone_from(&before.daemon.socket);
         restart_only(&before, &config)?;
-        let interfaces = find_interfaces(&config, &self.netlink).await?;
-        metrics_urls(&config)?;
+        let interfaces = plan::find_interfaces(&config, &self.netlink).await?;
+        plan::metrics_urls(&config)?;
         tokio::task::block_in_place(|| self.lock().apply(config.clone(), interfaces))?;
         self.watch(&config, Some(&before))?;
         let meta = self.lock().dataplane.maps().meta.read(0);
@@ -313,58 +314,5 @@ fn give_up(mut dataplane: Dataplane) {
     }
     if let Err(error) = dataplane.unpin() {
         tracing::error!("{error}");
-    }
-}
-
-async fn find_interfaces(config: &Config, netlink: &Netlink) -> anyhow::Result<Interfaces> {
-    let mut found = Interfaces::new();
-    for interface in &config.interfaces {
-        let here =
-            interface::lookup(netlink, &interface.name).await.with_context(|| interface.place.to_string())?;
-        found.insert(interface.name.clone(), here);
-    }
-    Ok(found)
-}
-
-fn metrics_urls(config: &Config) -> anyhow::Result<Vec<(String, MetricsUrl)>> {
-    let backends = config.vips.iter().flat_map(|vip| &vip.backends);
-    backends
-        .filter_map(|backend| Some((backend, backend.metrics.as_ref()?)))
-        .map(|(backend, url)| {
-            let url = url.to_string().parse().with_context(|| backend.place.to_string())?;
-            Ok((backend.name.clone(), url))
-        })
-        .collect()
-}
-
-/// The admin socket's way into the core.
-struct Commands(Arc<Mutex<Core>>);
-
-impl Commands {
-    fn set(&self, name: &str, state: AdminState) -> Result<Change, CommandError> {
-        let changed = tokio::task::block_in_place(|| lock(&self.0).set_admin(name, state));
-        match changed {
-            Ok(Some(before)) => {
-                tracing::info!("backend {name}: {before} -> {state}");
-                Ok(Change { backend: name.to_owned(), before, after: state })
-            }
-            Ok(None) => Err(CommandError::UnknownBackend { name: name.to_owned() }),
-            Err(error) => Err(CommandError::Failed { name: name.to_owned(), reason: format!("{error:#}") }),
-        }
-    }
-}
-
-impl Handler for Commands {
-    async fn status(&self) -> Result<Snapshot, CommandError> {
-        tokio::task::block_in_place(|| snapshot::take(&lock(&self.0)))
-            .map_err(|error| CommandError::Unreadable { reason: error.to_string() })
-    }
-
-    async fn drain(&self, backend: &str) -> Result<Change, CommandError> {
-        self.set(backend, AdminState::Draining)
-    }
-
-    async fn resume(&self, backend: &str) -> Result<Change, CommandError> {
-        self.set(backend, AdminState::Active)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
+use anyhow::Context as _;
 use lb_common::{
     address::{Address, Endpoint},
     layout::Mode,
@@ -16,7 +17,11 @@ use crate::{
         spec::{BackendSpec, VipSpec},
         sweep,
     },
-    net::interface::Interface,
+    net::{
+        Netlink,
+        interface::{self, Interface},
+    },
+    signals::MetricsUrl,
 };
 
 /// How much more a flow counts while it waits for its first progress; see [`Rule::awaiting_weight`].
@@ -31,6 +36,37 @@ const LINGER_SECONDS: u64 = 10;
 
 /// An interface of the configuration, found on this host.
 pub type Interfaces = HashMap<String, Interface>;
+
+/// Finds the interfaces that the configuration names.
+///
+/// # Errors
+///
+/// For the first that is not there, with its place in the file.
+pub async fn find_interfaces(config: &Config, netlink: &Netlink) -> anyhow::Result<Interfaces> {
+    let mut found = Interfaces::new();
+    for interface in &config.interfaces {
+        let here =
+            interface::lookup(netlink, &interface.name).await.with_context(|| interface.place.to_string())?;
+        found.insert(interface.name.clone(), here);
+    }
+    Ok(found)
+}
+
+/// The metrics URLs of all backends that have one.
+///
+/// # Errors
+///
+/// For the first that cannot be scraped, with its place in the file.
+pub fn metrics_urls(config: &Config) -> anyhow::Result<Vec<(String, MetricsUrl)>> {
+    let backends = config.vips.iter().flat_map(|vip| &vip.backends);
+    backends
+        .filter_map(|backend| Some((backend, backend.metrics.as_ref()?)))
+        .map(|(backend, url)| {
+            let url = url.to_string().parse().with_context(|| backend.place.to_string())?;
+            Ok((backend.name.clone(), url))
+        })
+        .collect()
+}
 
 /// A configured endpoint in the kernel's terms.
 pub fn endpoint(address: SocketAddr, protocol: Protocol) -> Endpoint {

@@ -1,23 +1,27 @@
 //! Building an endpoint index: a seed, and buckets that hold every endpoint.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use lb_common::{
     address::Endpoint,
     index::{Active, BUCKETS, HANDLES, Handle, bucket},
 };
 
+use super::{error::Error, mapping::Elements};
+
 /// Seeds to try: at 4,096 endpoints one in ten thousand overflows a bucket.
 const SEEDS: u32 = 1 << 12;
 
 /// The buckets of one generation.
-pub struct Built {
+struct Built {
     /// The seed they are built under.
-    pub seed: u32,
+    seed: u32,
     /// One word a bucket.
-    pub buckets: Vec<u64>,
+    buckets: Vec<u64>,
 }
 
 /// Finds a seed, from `first` on, under which no bucket overflows.
-pub fn build(entries: &[(Endpoint, Handle)], first: u32) -> Option<Built> {
+fn build(entries: &[(Endpoint, Handle)], first: u32) -> Option<Built> {
     (0..SEEDS).map(|n| first.wrapping_add(n)).find_map(|seed| {
         let mut buckets = vec![0u64; BUCKETS as usize];
         let fits = entries
@@ -36,9 +40,31 @@ fn insert(word: &mut u64, handle: Handle) -> bool {
     free.is_some()
 }
 
-/// The next generation's word for a seed.
-pub fn next(active: Active, seed: u32) -> Active {
-    Active::new(active.generation() ^ 1, seed)
+/// Builds an index of `entries` in the spare half of its map and makes it live by flipping `live`.
+///
+/// # Errors
+///
+/// When no seed fits; nothing has changed then.
+pub fn flip(
+    map: &Elements<u64>,
+    live: &AtomicU64,
+    entries: &[(Endpoint, Handle)],
+    name: &'static str,
+) -> Result<(), Error> {
+    let active = Active(live.load(Ordering::SeqCst));
+    // Seed zero is never used: a word of all zeros says that there is no index at all.
+    if entries.is_empty() && active.0 == 0 {
+        return Ok(());
+    }
+    let built =
+        build(entries, active.seed().max(1)).ok_or(Error::Index { index: name, endpoints: entries.len() })?;
+    let next = Active::new(active.generation() ^ 1, built.seed);
+    let first = (next.generation() * BUCKETS) as usize;
+    for (number, bucket) in built.buckets.iter().enumerate() {
+        map.word(first + number, 0).store(*bucket, Ordering::Relaxed);
+    }
+    live.store(next.0, Ordering::SeqCst);
+    Ok(())
 }
 
 #[cfg(test)]

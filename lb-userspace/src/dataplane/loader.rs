@@ -1,7 +1,6 @@
 //! Loading the kernel object, or adopting what an earlier daemon pinned.
 //!
-//! Adoption trusts `META` and the maps' own information alone: sizes, seed and tick rate come from there,
-//! never from the configuration. What does not match is refused, and nothing of it is touched.
+//! When it adopts, sizes, seed and tick rate come from `META`, never from the configuration.
 
 use std::{
     borrow::Cow,
@@ -13,7 +12,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions, include_bytes_aligned,
-    maps::{Map, MapData, MapInfo, MapType},
+    maps::Map,
     programs::{TestRunResult, Xdp},
 };
 use lb_common::{
@@ -27,6 +26,7 @@ use rand::Rng as _;
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    adoption::{adoptable, shapes},
     clock::{self, Clock},
     error::Error,
     mapping::{Element, Elements},
@@ -43,9 +43,6 @@ const STALE_SECONDS: u32 = 2;
 
 /// The steering program.
 const PROGRAM: &str = "guidevane";
-
-/// Maps that are mapped, with the flag they must carry.
-const MMAPABLE: u32 = 1 << 10;
 
 /// How to load.
 #[derive(Clone, Debug)]
@@ -244,66 +241,6 @@ fn xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Error>
         .ok_or(Error::Missing(name))?
         .try_into()
         .map_err(|source| Error::Program { name, source })
-}
-
-/// Every map by name: the size of its elements, how many there are, and whether it is mapped.
-fn shapes(meta: &Meta) -> [(&'static str, usize, usize, bool); 15] {
-    let sets = meta.flow_sets as usize;
-    [
-        ("META", size_of::<Meta>(), 1, true),
-        ("CONTROL", size_of::<layout::Control>(), 1, true),
-        ("CLOCK", size_of::<layout::Clock>(), 1, true),
-        ("VIP_INDEX", size_of::<u64>(), 2 * BUCKETS as usize, true),
-        ("REAL_INDEX", size_of::<u64>(), 2 * BUCKETS as usize, true),
-        ("VIPS", size_of::<layout::Vip>(), 2 * VIP_IDS, true),
-        ("BACKENDS", size_of::<layout::Backend>(), MAX_BACKENDS, true),
-        ("LOADS", size_of::<layout::Load>(), MAX_BACKENDS, true),
-        ("TOTALS", size_of::<layout::Total>(), VIP_IDS, true),
-        ("PROGRESS", size_of::<layout::Histogram>(), MAX_BACKENDS, true),
-        ("TABLE", layout::TABLE_LINE * 2, meta.table_lines as usize, true),
-        ("FLOWS", WAYS * 8, sets, true),
-        ("FLOW_INFO", size_of::<layout::FlowInfo>(), sets * WAYS, true),
-        ("TRAFFIC", size_of::<layout::Traffic>(), MAX_BACKENDS, false),
-        ("REASONS_SEEN", size_of::<u64>(), lb_common::reason::REASONS, false),
-    ]
-}
-
-/// What the pins in a directory were made for; none when there are none.
-fn adoptable(directory: &Path) -> Result<Option<Meta>, Error> {
-    let refuse = |reason: String| Error::Adopt { path: directory.to_path_buf(), reason };
-    let path = directory.join("META");
-    if !path.try_exists().map_err(|error| refuse(error.to_string()))? {
-        return Ok(None);
-    }
-    check(directory, "META", size_of::<Meta>(), 1, true)?;
-    let data = MapData::from_pin(&path).map_err(|error| refuse(error.to_string()))?;
-    let meta =
-        Elements::<Meta>::map(data.fd().as_fd(), 1).map_err(|error| refuse(error.to_string()))?.read(0);
-    if meta.layout != LAYOUT {
-        return Err(refuse(format!("they have layout {:#x}, this version has {LAYOUT:#x}", meta.layout)));
-    }
-    if !meta.flow_sets.is_power_of_two() || meta.hz == 0 {
-        return Err(refuse("META says nothing sensible".into()));
-    }
-    for (name, size, count, mapped) in shapes(&meta) {
-        check(directory, name, size, count, mapped)?;
-    }
-    Ok(Some(meta))
-}
-
-/// Refuses a pinned map that is not what its name says: aya checks neither type, size nor flags.
-fn check(directory: &Path, name: &str, size: usize, count: usize, mapped: bool) -> Result<(), Error> {
-    let refuse =
-        |reason: String| Error::Adopt { path: directory.to_path_buf(), reason: format!("{name}: {reason}") };
-    let info = MapInfo::from_pin(directory.join(name)).map_err(|error| refuse(error.to_string()))?;
-    let kind = if mapped { MapType::Array } else { MapType::PerCpuArray };
-    let flags = if mapped { MMAPABLE } else { 0 };
-    let found =
-        (info.map_type().ok(), info.value_size() as usize, info.max_entries() as usize, info.map_flags());
-    if found != (Some(kind), size, count, flags) {
-        return Err(refuse(format!("it is {found:?}, not {:?}", (Some(kind), size, count, flags))));
-    }
-    Ok(())
 }
 
 fn make_directory(path: &Path) -> Result<(), Error> {

@@ -11,6 +11,7 @@
 //!
 //! It carries out what it is told and reads what there is; it must never decide what a backend costs.
 
+mod adoption;
 mod arena;
 pub mod attach;
 mod backends;
@@ -24,6 +25,7 @@ pub mod mapping;
 pub mod spec;
 pub mod steering;
 pub mod sweep;
+mod table;
 
 use std::{
     collections::BTreeMap,

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Range,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 use lb_common::{
@@ -14,7 +14,7 @@ use lb_common::{
     checksum::sum_endpoint,
     index::{Active, BUCKETS, HANDLES, Handle},
     layout::{Control, MAX_VIPS, Mode, TABLE_LINE, Total, VIP_IDS, Vip, vip_flags},
-    maglev::{self, Member, Scratch},
+    maglev::Member,
     pick::FLOW,
 };
 
@@ -24,8 +24,8 @@ use super::{
     error::Error,
     grace, index,
     loader::Maps,
-    mapping::Elements,
     spec::{Standing, VipSpec},
+    table::{self, NoRoom, Table},
 };
 
 /// Half-open flows of one backend that count as load, until the governor says otherwise.
@@ -41,14 +41,6 @@ pub struct Service {
     /// Ids of `spec.backends`.
     pub backends: Vec<u16>,
     table: Table,
-}
-
-/// A table in the arena, and what it was built from.
-#[derive(Clone, Debug, Default)]
-struct Table {
-    members: Vec<Member>,
-    lines: Range<u32>,
-    size: u32,
 }
 
 /// What the kernel steers by.
@@ -70,9 +62,7 @@ impl Steering {
         let mut arena = Arena::new(maps.table.len() as u32);
         let rows = adopted_rows(&maps);
         for (_, row) in rows.values() {
-            let lines = lines_for(row.table_size) + lines_for(u32::from(row.member_count));
-            let first = row.table / TABLE_LINE as u32;
-            arena.claim(first..first + lines);
+            arena.claim(table::lines_of(row));
         }
         let backends = Backends::adopt(Arc::clone(&maps));
         Self { maps, arena, rows, reals: Vec::new(), services: Vec::new(), backends }
@@ -192,37 +182,25 @@ impl Steering {
 
     /// Builds a service's table anew if its members changed; gives the lines of the old one.
     fn build_table(&mut self, position: usize) -> Result<Option<Range<u32>>, Error> {
-        let service = &self.services[position];
+        let service = &mut self.services[position];
         let weighted = service.spec.weighs_table();
-        let mut members: Vec<Member> = service
-            .backends
-            .iter()
-            .zip(&service.spec.backends)
-            .filter(|(id, _)| self.backends.is_eligible(**id))
-            .map(|(&backend, spec)| Member {
-                backend,
-                identity: spec.identity(),
-                weight: if weighted { spec.weight } else { 1 },
-            })
-            .collect();
-        members.sort_by_key(|member| member.identity);
-        if members == service.table.members {
+        let ids = service.backends.iter().zip(&service.spec.backends);
+        let eligible = ids.filter(|(id, _)| self.backends.is_eligible(**id));
+        let members = eligible.map(|(&backend, spec)| Member {
+            backend,
+            identity: spec.identity(),
+            weight: if weighted { spec.weight } else { 1 },
+        });
+        let Some(table) = Table::build(members.collect(), &service.table, &mut self.arena, &self.maps.table)
+        else {
             return Ok(None);
-        }
-        let size = if members.is_empty() { 0 } else { maglev::size_for(members.len()) };
-        let lines = self.arena.take(lines_for(size) + lines_for(members.len() as u32)).ok_or_else(|| {
-            Error::TableFull {
-                name: service.spec.name.clone(),
-                lines: self.maps.table.len() as u32,
-                each: TABLE_LINE,
-            }
+        };
+        let table = table.map_err(|NoRoom| Error::TableFull {
+            name: service.spec.name.clone(),
+            lines: self.maps.table.len() as u32,
+            each: TABLE_LINE,
         })?;
-        let mut entries = vec![maglev::NOBODY; size as usize];
-        maglev::build(&members, &mut entries, &mut vec![Scratch::default(); members.len()]);
-        write_entries(&self.maps, lines.start, &entries);
-        let ids: Vec<u16> = members.iter().map(|member| member.backend).collect();
-        write_entries(&self.maps, lines.start + lines_for(size), &ids);
-        let old = std::mem::replace(&mut self.services[position].table, Table { members, lines, size });
+        let old = std::mem::replace(&mut service.table, table);
         Ok((!old.lines.is_empty()).then_some(old.lines))
     }
 
@@ -283,8 +261,8 @@ impl Steering {
     ) -> Result<(), Error> {
         let vips: Vec<_> = rows.iter().map(|(endpoint, (handle, _))| (*endpoint, *handle)).collect();
         let control = &self.maps.control;
-        flip_index(&self.maps.vip_index, control, VIP_INDEX_WORD, &vips, "VIP index")?;
-        flip_index(&self.maps.real_index, control, REAL_INDEX_WORD, reals, "backend index")
+        index::flip(&self.maps.vip_index, control.word(0, VIP_INDEX_WORD), &vips, "VIP index")?;
+        index::flip(&self.maps.real_index, control.word(0, REAL_INDEX_WORD), reals, "backend index")
     }
 }
 
@@ -296,59 +274,22 @@ fn exhausted(what: &'static str, name: &str) -> Error {
     Error::Exhausted { what, name: name.to_owned() }
 }
 
-fn lines_for(entries: u32) -> u32 {
-    entries.div_ceil(TABLE_LINE as u32)
-}
-
-fn write_entries(maps: &Maps, first: u32, entries: &[u16]) {
-    for (line, chunk) in entries.chunks(TABLE_LINE).enumerate() {
-        let mut element = [maglev::NOBODY; TABLE_LINE];
-        element[..chunk.len()].copy_from_slice(chunk);
-        maps.table.write(first as usize + line, &element);
-    }
-}
-
 fn service_row(service: &Service) -> Vip {
     let (spec, table) = (&service.spec, &service.table);
-    let first = table.lines.start * TABLE_LINE as u32;
     Vip {
         endpoint: spec.endpoint,
         mode: spec.mode as u8,
         flags: if spec.client_affinity { vip_flags::CLIENT_AFFINITY } else { 0 },
         id: service.id,
-        table: first,
+        table: table.first_entry(),
         table_size: table.size,
-        members: first + lines_for(table.size) * TABLE_LINE as u32,
+        members: table.first_member(),
         member_count: table.members.len() as u16,
         skip_bytes: spec.skip_bytes,
         rule: spec.rule,
         checksum: sum_endpoint(&spec.endpoint.address, spec.endpoint.port_be),
         ..Vip::default()
     }
-}
-
-fn flip_index(
-    buckets: &Elements<u64>,
-    control: &Elements<Control>,
-    word: usize,
-    entries: &[(Endpoint, Handle)],
-    name: &'static str,
-) -> Result<(), Error> {
-    let live = control.word(0, word);
-    let active = Active(live.load(Ordering::SeqCst));
-    if entries.is_empty() && active.0 == 0 {
-        return Ok(());
-    }
-    // Seed zero is never used: a word of all zeros says that there is no index at all.
-    let first = active.seed().max(1);
-    let built = index::build(entries, first).ok_or(Error::Index { index: name, endpoints: entries.len() })?;
-    let next = index::next(active, built.seed);
-    let offset = (next.generation() * BUCKETS) as usize;
-    for (number, bucket) in built.buckets.iter().enumerate() {
-        buckets.word(offset + number, 0).store(*bucket, Ordering::Relaxed);
-    }
-    live.store(next.0, Ordering::SeqCst);
-    Ok(())
 }
 
 fn adopted_rows(maps: &Maps) -> HashMap<Endpoint, (Handle, Vip)> {
