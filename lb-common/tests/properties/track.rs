@@ -339,6 +339,18 @@ fn a_flow_that_a_reset_closed_lives_on() {
 }
 
 #[test]
+fn progress_behind_a_fin_is_counted_from_the_fin() {
+    // What was acknowledged before, however much, is no sign of an answer that goes on.
+    let fin = with(Flags::FIN, ack(SEEN + 10_000));
+    for (more, state) in
+        [(0, State::Closing), (CLOSING_SLACK, State::Closing), (CLOSING_SLACK + 1, State::Streaming)]
+    {
+        let (_, verdict) = follow(State::Streaming, TRACK, &[fin, ack(SEEN + 10_000 + more)]);
+        assert_eq!(verdict.state, state, "{more} bytes behind the FIN");
+    }
+}
+
+#[test]
 fn a_second_datagram_makes_a_flow_live() {
     for (state, next) in [
         (State::Empty, State::Opening),
