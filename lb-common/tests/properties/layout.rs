@@ -178,7 +178,7 @@ fn bucket_borders_are_powers_of_two() {
         assert_eq!(Histogram::bucket(first - 1), bucket - 1, "just below {first} ns");
         assert_eq!(Histogram::bucket(first), bucket, "{first} ns");
     }
-    assert_eq!(Histogram::bucket(0), 0);
+    assert_eq!((Histogram::bucket(0), Histogram::UNIT_NS), (0, 1_024));
     for power in 41..u64::BITS {
         assert_eq!(Histogram::bucket(1 << power), HISTOGRAM_BUCKETS - 1, "2^{power} ns");
     }

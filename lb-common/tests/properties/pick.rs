@@ -270,6 +270,34 @@ fn policy_numbers_round_trip_and_unknown_ones_read_as_least() {
 }
 
 #[test]
+fn a_backend_is_full_when_one_more_flow_would_pass_its_limit() {
+    let context = Model::new(vec![FREE]).context(Policy::Least, 1);
+    for (streaming, correction, limit, full) in [
+        (0, 0, 1, false),
+        (1, 0, 1, true),
+        (3, 0, 4, false),
+        (4, 0, 4, true),
+        (3, 1, 4, true),
+        (4, -1, 4, true),
+        (4, -(FLOW as i32), 4, false),
+        (0, -9_999, 1, false),
+        (1_000_000, i32::MAX, 0, false),
+    ] {
+        let steer = Steer { correction, ..FREE.steer };
+        let candidate = Candidate { gauges: [0, 0, streaming, 0], steer, limit, ..FREE };
+        let found = load::<Plain>(&context, &candidate) >= 1 << 30;
+        assert_eq!(found, full, "{streaming} flows and {correction} of {limit}");
+        let stale = Context { silence: context.patience, ..context };
+        let by_flows_alone = limit > 0 && streaming >= limit;
+        assert_eq!(
+            load::<Plain>(&stale, &candidate) >= 1 << 30,
+            by_flows_alone,
+            "governor silent, {streaming} of {limit}"
+        );
+    }
+}
+
+#[test]
 fn an_awaiting_flow_counts_for_its_weight_more() {
     let model = Model::new(vec![FREE]);
     let context = model.context(Policy::Least, 1);

@@ -98,10 +98,10 @@ proptest! {
 /// The place by the rules in words: a spare slot (empty or closed) of the emptier set, the first if they
 /// are even; without one on both sides, the slot least worth keeping.
 fn place_by_model(sets: [&[u64; WAYS]; 2], now: u32) -> Place {
-    // How much is lost: state, then how recently it was heard of, then position. Every empty slot is alike.
-    let loss = |word: u64| match Slot(word).state() {
-        State::Empty => (State::Empty, 0),
-        state => (state, -i64::from(Slot(word).silent_for(now))),
+    // Every empty slot is alike, whatever the clock says.
+    let loss = |word: u64| match word {
+        0 => (State::Empty, 0),
+        word => (Slot(word).state(), Slot(word).worth(now)),
     };
     let least = sets.map(|set| (0..WAYS).min_by_key(|&way| (loss(set[way]), way)).unwrap());
     let losses = [loss(sets[0][least[0]]), loss(sets[1][least[1]])];
