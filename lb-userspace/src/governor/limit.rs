@@ -1,94 +1,129 @@
 //! How many requests a server works on at once: configured, or learned from its queue.
 //!
-//! A server that keeps a queue shows its batch size: `running` while `waiting` is above zero. One report may
-//! have caught requests between two steps of the engine, so it takes two in a row that agree.
+//! A server that keeps a queue shows its batch size: `running` while `waiting` is above zero. But requests also
+//! wait for a moment between two steps of the engine, or for prefills before them, and a limit that is too low
+//! keeps a good server empty. So it takes several reports in a row, of a batch that stands still although there
+//! are requests to add, and that is as large as it has lately been.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use super::terms::{Input, LimitOrigin, LimitTerm, Reported};
 
-/// Reports agree when their batches differ by no more than this part, or by one.
+/// Reports in a row that make a limit.
+const CONFIRMATIONS: usize = 3;
+
+/// A batch whose queue is at least this part of it is bound by memory if it varies by no more than the other
+/// part; one with a shorter queue must not vary at all.
+const LONG_QUEUE: f64 = 0.125;
 const AGREEMENT: f64 = 0.05;
 
-/// A limit that was not confirmed for this long is raised when the batch is at it, to see whether it still
-/// holds, and then again at each interval.
-const PATIENCE: Duration = Duration::from_secs(30);
-const RAISE_INTERVAL: Duration = Duration::from_secs(10);
+/// A batch below this part of the largest one lately seen is not at its limit; from this part of the limit on,
+/// the limit is what holds it.
+const BINDING: f64 = 0.95;
+
+/// A limit that holds the batch without a queue in sight is tried upwards after this time: it may be too low.
+/// Each trial that finds it right doubles the time to the next.
+const FIRST_TRIAL: Duration = Duration::from_secs(4);
+const RAREST_TRIAL: Duration = Duration::from_secs(256);
 
 /// By how much it is raised: one part in this many, at least one.
 const RAISE: u32 = 16;
 
-/// At the limit means: at least this part of it.
-const BINDING: f64 = 0.9;
-
-/// Confirmed batches are forgotten after one to two of these: the largest of them is the limit, since a batch
-/// that memory bounds varies with the length of its contexts.
+/// The largest batch is remembered for one to two of these: one that memory bounds varies with its contexts.
 const PERIOD: Duration = Duration::from_secs(30);
 
 /// No server batches more.
 const LARGEST: f64 = 1e6;
 
+/// The largest value of the last one to two periods.
+#[derive(Clone, Copy, Debug, Default)]
+struct Peak {
+    largest: [f64; 2],
+    since: Duration,
+}
+
+impl Peak {
+    fn see(&mut self, now: Duration, value: f64) -> f64 {
+        if now.saturating_sub(self.since) >= PERIOD {
+            *self = Self { largest: [0.0, self.largest[0]], since: now };
+        }
+        self.largest[0] = self.largest[0].max(value);
+        self.largest[0].max(self.largest[1])
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Learned {
     flows: u32,
-    /// When it was last confirmed, or raised.
-    touched: Duration,
     confirmed: Duration,
-    /// Largest confirmed batches of this period and of the one before.
-    largest: [u32; 2],
-    period: Duration,
+    /// When the next trial may be, and how long the one after it will wait.
+    trial: Duration,
+    patience: Duration,
+    /// What the limit was before the trial under way.
+    before_trial: Option<u32>,
 }
 
 /// One backend's limit.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Limit {
     learned: Option<Learned>,
-    /// The last report: when it was complete, its batch and its queue.
-    last: Option<(Duration, f64, f64)>,
+    taken: Option<Duration>,
+    peak: Peak,
+    /// Batch and queue of the last reports, the newest last.
+    recent: VecDeque<(f64, f64)>,
 }
 
 impl Limit {
-    /// Takes a report if it is a new one. `per_cadence` is how many requests may have come since the engine last
-    /// looked at its queue: so many waiting mean nothing.
-    pub(super) fn tick(&mut self, now: Duration, input: &Input, per_cadence: f64) {
+    /// Takes a report if it is a new one.
+    pub(super) fn tick(&mut self, now: Duration, input: &Input) {
         let Some(report) = input.reported.as_ref().map(Reported::sane) else { return };
-        if self.last.is_some_and(|(taken, ..)| report.taken_end <= taken) {
+        if self.taken.is_some_and(|taken| report.taken_end <= taken) {
             return;
         }
+        self.taken = Some(report.taken_end);
         let (Some(running), Some(waiting)) = (report.running, report.waiting) else { return };
         let running = running.min(LARGEST);
-        let before = self.last.replace((report.taken_end, running, waiting));
-        let Some((_, last_running, last_waiting)) = before else { return };
-        let agree = (running - last_running).abs() <= (running * AGREEMENT).max(1.0);
-        let queued = waiting.min(last_waiting) > 0.0 && waiting.min(last_waiting) >= per_cadence;
-        if queued && agree && running >= 1.0 {
-            self.confirm(now, running.max(last_running).round() as u32);
+        let peak = self.peak.see(now, running);
+        if self.recent.len() == CONFIRMATIONS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((running, waiting));
+        if let Some(batch) = self.standstill().filter(|batch| *batch >= peak * BINDING) {
+            self.confirm(now, batch.max(peak).round() as u32);
         } else if let Some(learned) = &mut self.learned {
-            // More than the limit, or as much and no queue in sight: it is not the limit.
-            if running > f64::from(learned.flows) && agree {
-                learned.flows = running.max(last_running).round() as u32;
-                learned.touched = now;
-            } else if waiting == 0.0 && running >= f64::from(learned.flows) * BINDING {
-                learned.raise(now);
-            }
+            learned.doubt(now, running, waiting);
         }
     }
 
-    fn confirm(&mut self, now: Duration, batch: u32) {
-        let learned = self.learned.get_or_insert(Learned {
-            flows: batch,
-            touched: now,
-            confirmed: now,
-            largest: [batch, 0],
-            period: now,
+    /// The size of a batch that stands still although requests wait.
+    fn standstill(&self) -> Option<f64> {
+        let none = (f64::INFINITY, f64::INFINITY, 0.0_f64);
+        let (smallest, queue, largest) = self.recent.iter().fold(none, |(low, queue, high), report| {
+            (low.min(report.0), queue.min(report.1), high.max(report.0))
         });
-        if now.saturating_sub(learned.period) >= PERIOD {
-            learned.largest = [0, learned.largest[0]];
-            learned.period = now;
+        let full = self.recent.len() == CONFIRMATIONS && smallest >= 1.0 && queue >= 1.0;
+        let slack = if queue >= largest * LONG_QUEUE { largest * AGREEMENT } else { 0.0 };
+        (full && largest - smallest <= slack).then_some(largest)
+    }
+
+    fn confirm(&mut self, now: Duration, batch: u32) {
+        let fresh = Learned {
+            flows: batch,
+            confirmed: now,
+            trial: now + FIRST_TRIAL,
+            patience: FIRST_TRIAL,
+            before_trial: None,
+        };
+        let learned = self.learned.get_or_insert(fresh);
+        match learned.before_trial.take() {
+            Some(before) if batch <= before => {
+                learned.patience = (learned.patience * 2).min(RAREST_TRIAL);
+            }
+            Some(_) => learned.patience = FIRST_TRIAL,
+            None => {}
         }
-        learned.largest[0] = learned.largest[0].max(batch);
-        learned.flows = learned.largest[0].max(learned.largest[1]);
-        (learned.touched, learned.confirmed) = (now, now);
+        (learned.flows, learned.confirmed) = (batch, now);
+        learned.trial = now + learned.patience;
     }
 
     /// The limit in flows, if there is one.
@@ -108,14 +143,16 @@ impl Limit {
 }
 
 impl Learned {
-    fn raise(&mut self, now: Duration) {
-        let untouched = now.saturating_sub(self.touched);
-        let unconfirmed = now.saturating_sub(self.confirmed);
-        if unconfirmed >= PATIENCE && untouched >= RAISE_INTERVAL {
+    /// A report that does not confirm the limit.
+    fn doubt(&mut self, now: Duration, running: f64, waiting: f64) {
+        if running > f64::from(self.flows) {
+            self.flows = running.round() as u32;
+            (self.before_trial, self.patience) = (None, FIRST_TRIAL);
+            self.trial = now + self.patience;
+        } else if waiting == 0.0 && now >= self.trial && running >= f64::from(self.flows) * BINDING {
+            self.before_trial.get_or_insert(self.flows);
             self.flows = self.flows.saturating_add((self.flows / RAISE).max(1));
-            self.touched = now;
-            // What was seen before is in doubt now; a new confirmation starts afresh.
-            self.largest = [0, 0];
+            self.trial = now + FIRST_TRIAL;
         }
     }
 }
@@ -136,8 +173,7 @@ mod tests {
         for (running, waiting) in reports {
             number += 1;
             let taken = Duration::from_millis(250) * number;
-            let input = Input { reported: Some(reported(running, waiting, taken)), ..input([0; 4]) };
-            limit.tick(taken, &input, 0.0);
+            limit.tick(taken, &Input { reported: Some(reported(running, waiting, taken)), ..input([0; 4]) });
         }
         number
     }
@@ -147,49 +183,65 @@ mod tests {
     }
 
     #[test]
-    fn two_reports_with_a_queue_make_a_limit() {
+    fn a_batch_that_stands_still_before_a_queue_is_the_limit() {
         let mut limit = Limit::default();
-        let next = feed(&mut limit, 0, [(20.0, 0.0), (32.0, 4.0), (30.0, 0.0)]);
-        assert_eq!(flows(&limit), None, "one report confirms nothing");
-        feed(&mut limit, next, [(32.0, 4.0), (32.0, 9.0)]);
+        let next = feed(&mut limit, 0, [(20.0, 0.0), (32.0, 4.0), (32.0, 2.0), (30.0, 0.0)]);
+        assert_eq!(flows(&limit), None, "two reports confirm nothing");
+        feed(&mut limit, next, [(32.0, 4.0), (32.0, 9.0), (32.0, 1.0)]);
         assert_eq!(flows(&limit), Some(32));
         assert_eq!(limit.explain(Some(8)).flows, Some(8), "configuration comes first");
     }
 
     #[test]
-    fn a_queue_no_longer_than_one_step_gathers_is_no_queue() {
-        let mut limit = Limit::default();
-        for number in 1..100 {
-            let taken = Duration::from_millis(250) * number;
-            let input = Input { reported: Some(reported(10.0, 1.0, taken)), ..input([0; 4]) };
-            limit.tick(taken, &input, 2.0);
+    fn requests_that_wait_for_a_step_or_a_prefill_make_no_limit() {
+        let cases: [(&str, [(f64, f64); 4]); 3] = [
+            ("the batch moves", [(10.0, 1.0), (11.0, 1.0), (10.0, 1.0), (12.0, 1.0)]),
+            ("the queue empties", [(10.0, 1.0), (10.0, 0.0), (10.0, 1.0), (10.0, 1.0)]),
+            ("it was larger before", [(20.0, 0.0), (10.0, 6.0), (10.0, 6.0), (10.0, 6.0)]),
+        ];
+        for (why, reports) in cases {
+            let mut limit = Limit::default();
+            feed(&mut limit, 0, reports);
+            assert_eq!(flows(&limit), None, "{why}");
         }
-        assert_eq!(flows(&limit), None);
+    }
+
+    #[test]
+    fn a_batch_bound_by_memory_varies_and_its_largest_counts() {
+        let mut limit = Limit::default();
+        feed(&mut limit, 0, [(97.0, 40.0), (99.0, 41.0), (96.0, 38.0), (98.0, 40.0)]);
+        assert_eq!(flows(&limit), Some(99));
     }
 
     #[test]
     fn a_larger_batch_lifts_the_limit_and_a_smaller_one_waits() {
         let mut limit = Limit::default();
-        let next = feed(&mut limit, 0, [(32.0, 4.0), (32.0, 4.0), (48.0, 0.0), (48.0, 0.0)]);
+        let next = feed(&mut limit, 0, [(32.0, 4.0), (32.0, 4.0), (32.0, 4.0), (48.0, 0.0)]);
         assert_eq!(flows(&limit), Some(48));
-        let next = feed(&mut limit, next, [(64.0, 1.0), (64.0, 1.0)]);
-        assert_eq!(flows(&limit), Some(64));
-        let next = feed(&mut limit, next, [(16.0, 3.0); 2]);
-        assert_eq!(flows(&limit), Some(64), "the largest of the last half minute");
+        let next = feed(&mut limit, next, [(16.0, 3.0); 8]);
+        assert_eq!(flows(&limit), Some(48), "it was larger a moment ago");
         feed(&mut limit, next, [(16.0, 3.0); 300]);
         assert_eq!(flows(&limit), Some(16), "after a minute of smaller batches");
     }
 
     #[test]
-    fn an_unconfirmed_limit_is_probed_upwards_only_where_it_binds() {
+    fn a_limit_is_tried_upwards_only_where_it_binds_and_ever_more_rarely() {
         let mut limit = Limit::default();
-        let next = feed(&mut limit, 0, [(32.0, 4.0); 2]);
-        let next = feed(&mut limit, next, [(20.0, 0.0); 1000]);
+        let mut next = feed(&mut limit, 0, [(32.0, 4.0); 3]);
+        next = feed(&mut limit, next, [(20.0, 0.0); 100]);
         assert_eq!(flows(&limit), Some(32), "it does not bind");
-        let next = feed(&mut limit, next, [(32.0, 0.0)]);
-        assert_eq!(flows(&limit), Some(34));
-        feed(&mut limit, next, [(32.0, 2.0); 2]);
-        assert_eq!(flows(&limit), Some(32), "it was right");
+        let mut waited = Vec::new();
+        for _ in 0..4 {
+            let start = next;
+            while flows(&limit) == Some(32) {
+                next = feed(&mut limit, next, [(32.0, 0.0)]);
+            }
+            assert_eq!(flows(&limit), Some(34));
+            waited.push((next - start) / 4);
+            next = feed(&mut limit, next, [(32.0, 2.0); 3]);
+            assert_eq!(flows(&limit), Some(32), "it was right");
+        }
+        assert_eq!(waited, [0, 8, 16, 32], "seconds");
     }
 
     #[test]

@@ -69,9 +69,6 @@ impl Default for Options {
 /// Time constant of rates and means that are shown or used as thresholds, in seconds.
 const RECENT_SECONDS: f64 = 2.0;
 
-/// A queue must be this much longer than what comes to it between two looks of the engine: arrivals bunch.
-const BUNCHING: f64 = 3.0;
-
 #[derive(Clone, Debug, Default)]
 struct Backend {
     before: Option<Input>,
@@ -82,8 +79,7 @@ struct Backend {
     /// Since when it takes flows, and since when it is spared.
     usable_since: Option<Duration>,
     came_back: Option<Duration>,
-    /// Recent requests a second, and recent first progress: its count and its seconds.
-    requests: f64,
+    /// Recent first progress: its count and its seconds.
     progress: (f64, f64),
     written: Option<Output>,
     explained: Explained,
@@ -216,11 +212,10 @@ impl Backend {
         let before = self.before.replace(*input).unwrap_or(*input);
         let opened = growth(before.opened, input.opened);
         let requests = growth(before.requests, input.requests);
-        self.remember(step, &before, input, requests);
+        self.remember(step, &before, input);
 
         self.correction.tick(now, step, input, opening_cap, options.cadence);
-        let arriving = self.requests * options.cadence.as_secs_f64() * BUNCHING;
-        self.limit.tick(now, input, arriving);
+        self.limit.tick(now, input);
         let watched = Watched {
             bytes: growth(before.progressed, input.progressed),
             streaming: input.gauge(Gauge::Streaming),
@@ -233,9 +228,8 @@ impl Backend {
         Change { opened, requests, sampled }
     }
 
-    fn remember(&mut self, step: Duration, before: &Input, input: &Input, requests: u64) {
+    fn remember(&mut self, step: Duration, before: &Input, input: &Input) {
         let keep = (-step.as_secs_f64() / RECENT_SECONDS).exp();
-        self.requests = self.requests * keep + requests as f64 / RECENT_SECONDS;
         let count = growth(before.progress_count, input.progress_count) as f64;
         let nanoseconds = growth(before.progress_sum_ns, input.progress_sum_ns);
         let seconds = Duration::from_nanos(nanoseconds).as_secs_f64();
