@@ -7,6 +7,8 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use lb_common::slot::Gauge;
+
 use super::terms::{Input, LimitOrigin, LimitTerm, Reported};
 
 /// Reports in a row that make a limit.
@@ -31,6 +33,15 @@ const RAISE: u32 = 16;
 
 /// The largest batch is remembered for one to two of these: one that memory bounds varies with its contexts.
 const PERIOD: Duration = Duration::from_secs(30);
+
+/// A server that has not reported for this long is judged by our own flows, looked at this often.
+const SILENCE: Duration = Duration::from_secs(2);
+const GLANCE: Duration = Duration::from_millis(250);
+
+/// So many of our own flows that await an answer may be in the batch, in prefill; and fewer that stream than the
+/// other are no batch to judge by.
+const PREFILLS: u32 = 1;
+const SMALLEST: u32 = 4;
 
 /// No server batches more.
 const LARGEST: f64 = 1e6;
@@ -74,14 +85,9 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    /// Takes a report if it is a new one.
+    /// Takes what there is to see at a server, if it is new.
     pub(super) fn tick(&mut self, now: Duration, input: &Input) {
-        let Some(report) = input.reported.as_ref().map(Reported::sane) else { return };
-        if self.taken.is_some_and(|taken| report.taken_end <= taken) {
-            return;
-        }
-        self.taken = Some(report.taken_end);
-        let (Some(running), Some(waiting)) = (report.running, report.waiting) else { return };
+        let Some((running, waiting)) = self.look(now, input) else { return };
         let running = running.min(LARGEST);
         let peak = self.peak.see(now, running);
         if self.recent.len() == CONFIRMATIONS {
@@ -93,6 +99,27 @@ impl Limit {
         } else if let Some(learned) = &mut self.learned {
             learned.doubt(now, running, waiting);
         }
+    }
+
+    /// Batch and queue: the server's word, or without one our own flows, as if streaming ones were its batch.
+    fn look(&mut self, now: Duration, input: &Input) -> Option<(f64, f64)> {
+        let report = input.reported.as_ref().map(Reported::sane);
+        let fresh = report.filter(|report| now.saturating_sub(report.taken_end) < SILENCE);
+        let at = fresh.map_or(now, |report| report.taken_end);
+        let next = self.taken.map_or(Duration::ZERO, |taken| match fresh {
+            Some(_) => taken + Duration::from_nanos(1),
+            None => taken + GLANCE,
+        });
+        if at < next {
+            return None;
+        }
+        self.taken = Some(at);
+        let Some(report) = fresh else {
+            let batch = input.gauge(Gauge::Streaming);
+            let queue = input.gauge(Gauge::Awaiting).saturating_sub(PREFILLS);
+            return (batch >= SMALLEST).then_some((f64::from(batch), f64::from(queue)));
+        };
+        report.running.zip(report.waiting)
     }
 
     /// The size of a batch that stands still although requests wait.
@@ -242,6 +269,17 @@ mod tests {
             assert_eq!(flows(&limit), Some(32), "it was right");
         }
         assert_eq!(waited, [0, 8, 16, 32], "seconds");
+    }
+
+    #[test]
+    fn without_reports_our_own_flows_tell() {
+        let mut limit = Limit::default();
+        for tick in 0..400_u32 {
+            // Streaming varies a little: a slot that is free goes to the prefill of the next.
+            let streaming = 32 - u32::from(tick % 7 == 0);
+            limit.tick(Duration::from_millis(5) * tick, &input([0, 12, streaming, 0]));
+        }
+        assert_eq!(flows(&limit), Some(32));
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Default for Options {
     }
 }
 
-/// Time constant of rates and means that are shown or used as thresholds, in seconds.
+/// Time constant of the mean first progress that is shown, in seconds.
 const RECENT_SECONDS: f64 = 2.0;
 
 #[derive(Clone, Debug, Default)]
@@ -184,9 +184,9 @@ impl Governor {
     }
 }
 
-/// Growth of a counter; one that went back was reset.
+/// Growth of a counter; one that went back was reset and counts from now on.
 fn growth(before: u64, after: u64) -> u64 {
-    after.checked_sub(before).unwrap_or(0)
+    after.saturating_sub(before)
 }
 
 impl Backend {

@@ -196,10 +196,11 @@ proptest! {
     }
 
     #[test]
-    fn no_reports_and_no_traffic_leave_everything_nominal(
+    fn flows_that_neither_move_nor_queue_leave_everything_nominal(
         steps in proptest::collection::vec(0..5_000_u64, 1..60),
-        gauges in any::<[u32; 4]>(),
+        (opening, awaiting, streaming, idle) in (any::<u32>(), 0..2_u32, any::<u32>(), any::<u32>()),
     ) {
+        let gauges = [opening, awaiting, streaming, idle];
         let mut governor = governor(Mode::On);
         let mut outputs = Vec::new();
         let mut now = Duration::ZERO;

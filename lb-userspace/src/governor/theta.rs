@@ -23,12 +23,16 @@ const LONGEST_BLOCK: Duration = Duration::from_secs(5);
 const BYTES_BLOCK: Duration = Duration::from_secs(2);
 
 /// Time constants of the level and of its noise.
-const LEVEL_SECONDS: f64 = 1.5;
+const LEVEL_SECONDS: f64 = 2.0;
 const NOISE_GAIN: f64 = 0.05;
 
 /// Noise expected before any was seen, as a variance of logarithms, and how many samples that is worth.
 const PRIOR_VARIANCE: f64 = 0.01;
 const PRIOR_SAMPLES: u32 = 8;
+
+/// One sample moves a level as if it were at most three times slower or faster (ln 3): a long prefill that held
+/// up a whole block is no slowness yet.
+const LARGEST_MOVE: f64 = 1.1;
 
 /// A single difference says no more about noise than this: it may be a change of level.
 const LARGEST_NOISE: f64 = 0.25;
@@ -181,7 +185,7 @@ impl Level {
         let gain = NOISE_GAIN.max(1.0 / f64::from(self.samples.saturating_add(PRIOR_SAMPLES)));
         self.variance += (noise - self.variance) * gain;
         self.gain = (-(-elapsed.as_secs_f64() / LEVEL_SECONDS).exp_m1()).max(1.0 / f64::from(self.samples));
-        self.time += (time - self.time).clamp(-RANGE, RANGE) * self.gain;
+        self.time += (time - self.time).clamp(-LARGEST_MOVE, LARGEST_MOVE) * self.gain;
         self.count += (count - self.count) * self.gain;
         self.at = now;
     }
