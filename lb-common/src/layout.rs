@@ -23,18 +23,20 @@ pub const VIP_IDS: usize = 2 * MAX_VIPS;
 /// Table entries in one element of `TABLE`.
 pub const TABLE_LINE: usize = 32;
 
-/// Elements of `TABLE` unless the loader asks for more: 512 tables of 4,093 entries in two generations.
-pub const TABLE_LINES: usize = 1 << 17;
+/// Elements of `TABLE` unless the loader asks for more: 512 tables of 4,093 entries and their member lists,
+/// in two generations, and as much again for larger ones.
+pub const TABLE_LINES: usize = 1 << 18;
 
 /// Sets of the flow table unless the loader asks for others: a million slots.
 pub const FLOW_SETS: usize = 1 << 17;
 
 /// Changes whenever an element's size or meaning, or the hash, changes: pins of another layout are refused.
 pub const LAYOUT: u64 = {
-    const REVISION: u64 = 1;
+    const REVISION: u64 = 2;
     let sizes = [
         size_of::<Meta>(),
         size_of::<Control>(),
+        size_of::<Clock>(),
         size_of::<Vip>(),
         size_of::<Backend>(),
         size_of::<Load>(),

@@ -33,8 +33,9 @@ const TIE: u64 = 20;
 /// One new flow in this many goes to its first candidate whatever its load: no server is forgotten.
 const EXPLORE: u64 = 128;
 
-/// Loads are compared in 64ths of a nominal flow's, so that sixteen of them fit the kernel's small stack.
-const LOAD_SHIFT: u32 = 12;
+/// Loads are compared in 1,024ths of a nominal flow's, so that sixteen of them fit the kernel's small stack:
+/// a million flows at nominal cost, 16,000 at the highest, are told apart.
+const LOAD_SHIFT: u32 = 8;
 
 /// Loads at or above this are of candidates that are at their limit.
 const FULL: u64 = 1 << 30;
@@ -133,6 +134,8 @@ pub struct Context {
     pub rule: Rule,
     /// The flow's affinity hash.
     pub hash: u64,
+    /// The flow's own hash, which decides whether it explores: an affinity key may be a whole network's.
+    pub flow_hash: u64,
     /// Entries of the VIP's Maglev table.
     pub table_size: u32,
     /// Members in the VIP's list.
@@ -224,9 +227,9 @@ impl Lens {
     /// Live flows in [`FLOW`]ths.
     #[inline(always)]
     fn live<H: Hide>(&self, gauges: &[u32; GAUGES]) -> u64 {
-        let [opening, awaiting, streaming, idle] = *gauges;
-        let opening = smaller::<H>(opening as u64, self.opening_cap);
-        (opening + awaiting as u64 + streaming as u64) * FLOW as u64 + idle as u64 * self.duty
+        let [opening, awaiting, streaming, idle] = gauges.map(counted::<H>);
+        let opening = smaller::<H>(opening, self.opening_cap);
+        (opening + awaiting + streaming) * FLOW as u64 + idle * self.duty
     }
 
     /// The load that a pick compares.
@@ -236,7 +239,7 @@ impl Lens {
         let occupied = self.live::<H>(&candidate.gauges).wrapping_add(correction);
         // Never below zero: a correction may have outlived the flows it was taken from.
         let occupied = occupied & !(H::hide(occupied) >> 63).wrapping_neg();
-        let waiting = candidate.gauges[Gauge::Awaiting as usize] as u64 * self.awaiting;
+        let waiting = counted::<H>(candidate.gauges[Gauge::Awaiting as usize]) * self.awaiting;
         let cost = select(self.by_weight, candidate.static_cost as u64, candidate.steer.cost as u64);
         let load = (occupied + waiting + FLOW as u64) * cost;
         let limit = candidate.limit as u64 * FLOW as u64;
@@ -246,6 +249,12 @@ impl Lens {
         let unfit = (is_zero::<H>(candidate.lacks as u64) ^ 1).wrapping_neg();
         smaller::<H>(load >> LOAD_SHIFT, FULL - 1) | (full & FULL) | (unfit & NEVER)
     }
+}
+
+/// A gauge as a count: one that dips below zero, since its flow left before it was counted in, is zero.
+#[inline(always)]
+fn counted<H: Hide>(gauge: u32) -> u64 {
+    gauge as u64 & (H::hide(gauge as u64) >> 31).wrapping_sub(1)
 }
 
 /// Live flows in [`FLOW`]ths as a VIP counts them, from gauges in the order of [`crate::slot::Gauge`].
@@ -286,7 +295,9 @@ pub fn score(hash: u64, backend: u16) -> u32 {
 
 /// Picks a backend for a new flow; none when no candidate can take it.
 ///
-/// Candidates in hash order are draws from the Maglev table, repeats included: they change nothing.
+/// Candidates in hash order are draws from the Maglev table, repeats included: they change nothing. The
+/// last resorts are sixteen members in a row and eight draws, not all members: table and list hold only
+/// backends that were eligible milliseconds ago.
 #[inline(always)]
 pub fn pick<P: Pool>(context: &Context, pool: &P) -> Option<Choice> {
     if context.members == 0 || context.table_size == 0 {
@@ -295,7 +306,7 @@ pub fn pick<P: Pool>(context: &Context, pool: &P) -> Option<Choice> {
     let policy = Policy::from_number(context.rule.policy);
     let in_order = match policy {
         Policy::Hash | Policy::Bounded => true,
-        Policy::Least => explores(context.hash),
+        Policy::Least => explores(context.flow_hash),
         Policy::LeastConnections | Policy::RoundRobin => false,
     };
     // An id without a backend ends the pick at once: it cannot be, and the verifier need not follow where
@@ -316,7 +327,11 @@ pub fn pick<P: Pool>(context: &Context, pool: &P) -> Option<Choice> {
         Policy::RoundRobin => pool.turn() % context.members,
         _ => reduce(context.hash as u32, context.members),
     };
-    next_member(context, pool, start)
+    if let Some(choice) = next_member(context, pool, start)? {
+        return Some(choice);
+    }
+    let backend = first_drawn(context, pool, Policy::Hash)??;
+    Some(Choice { backend, why: Why::First })
 }
 
 /// Draws that a flow makes from a table when its VIP has more members than can all be weighed.
@@ -370,7 +385,8 @@ fn least<P: Pool>(context: &Context, pool: &P) -> Option<Option<Choice>> {
     if smallest >= NEVER {
         return Some(None);
     }
-    let level = smallest + (smallest & (FULL - 1)) / TIE;
+    // Within the class: a saturated load's margin must not reach the next one's.
+    let level = smaller::<P>(smallest + (smallest & (FULL - 1)) / TIE, smallest | (FULL - 1));
     let mut best = u64::MAX >> 1;
     // All of them, not only the first `count`: the verifier need not remember how many there were.
     for (number, load) in loads.iter().enumerate() {
@@ -385,12 +401,12 @@ fn least<P: Pool>(context: &Context, pool: &P) -> Option<Option<Choice>> {
 }
 
 #[inline(always)]
-fn next_member<P: Pool>(context: &Context, pool: &P, start: u32) -> Option<Choice> {
+fn next_member<P: Pool>(context: &Context, pool: &P, start: u32) -> Option<Option<Choice>> {
     for step in 0..CANDIDATES as u32 {
         let backend = pool.member((start + step) % context.members);
         if pool.look(backend)?.lacks == 0 {
-            return Some(Choice { backend, why: Why::NextMember });
+            return Some(Some(Choice { backend, why: Why::NextMember }));
         }
     }
-    None
+    Some(None)
 }

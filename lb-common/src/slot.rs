@@ -7,7 +7,7 @@
 //! | 15..13 | state |
 //! | 12..0 | age: when the flow was last heard of, in ticks of the age clock, modulo 2^13 |
 //!
-//! One tick is close to a second (see [`age_shift`]), so the age wraps after about 2.3 hours. The daemon's
+//! One tick is close to a second (see [`age_shift`]), so the age wraps after about two hours. The daemon's
 //! sweep frees every flow before that.
 
 /// Most backends a table of slots can name.
@@ -21,6 +21,10 @@ const STATE_MASK: u64 = 7;
 
 /// Ages are kept modulo this many ticks, less one.
 pub const AGE_MASK: u32 = (1 << STATE_SHIFT) - 1;
+
+/// How far a stamp may lie ahead of a `now` that was read before it, in ticks: packets are stamped while a
+/// sweep, or another CPU's scan, is under way.
+pub const AHEAD: u32 = 32;
 
 /// What a flow is doing, as seen from the client's packets.
 ///
@@ -151,17 +155,23 @@ impl Slot {
         self.0 as u32 & AGE_MASK
     }
 
-    /// Ticks between the age stamp and `now`.
+    /// Ticks between the age stamp and `now`; 0 for a stamp from just after `now`.
     #[inline(always)]
     pub const fn silent_for(self, now: u32) -> u32 {
-        now.wrapping_sub(self.0 as u32) & AGE_MASK
+        self.since(now).saturating_sub(AHEAD)
+    }
+
+    /// Ticks since [`AHEAD`] ticks before the age stamp: in order without a branch.
+    #[inline(always)]
+    const fn since(self, now: u32) -> u32 {
+        now.wrapping_sub(self.0 as u32).wrapping_add(AHEAD) & AGE_MASK
     }
 
     /// How much there is to lose by evicting this flow: by state, then by how recently it was heard of.
     #[inline(always)]
     pub const fn worth(self, now: u32) -> u32 {
         let state = (self.0 as u32 >> STATE_SHIFT) & STATE_MASK as u32;
-        state << STATE_SHIFT | (AGE_MASK - self.silent_for(now))
+        state << STATE_SHIFT | (AGE_MASK - self.since(now))
     }
 
     /// The state a [`worth`](Self::worth) belongs to.

@@ -93,6 +93,8 @@ pub struct Place {
     pub second: bool,
     /// Position in the set.
     pub position: usize,
+    /// What the slot there was worth: if it is worth more by now, another flow has taken it.
+    pub worth: u32,
 }
 
 /// Chooses the place of a new flow in its two sets: a slot nobody needs in the emptier one, else the slot
@@ -103,7 +105,7 @@ pub fn place<W: Word>(first: &[W; WAYS], second: &[W; WAYS], now: u32) -> Place 
     let spare = |offer: &Offer| Slot::state_of_worth((offer.rank >> 3) as u32) as u8 <= State::Closed as u8;
     let second = if spare(&a) && spare(&b) { b.used < a.used } else { b.rank >> 3 < a.rank >> 3 };
     let rank = if second { b.rank } else { a.rank };
-    Place { second, position: rank as usize & (WAYS - 1) }
+    Place { second, position: rank as usize & (WAYS - 1), worth: (rank >> 3) as u32 }
 }
 
 /// The word that a verdict on a flow leaves in its slot at `now`.
@@ -115,11 +117,7 @@ pub const fn settle(slot: Slot, verdict: &Verdict, now: u32) -> Slot {
 /// What the daemon's sweep does to a slot that has been silent until `now`: the word to put there, or none
 /// to leave it alone. `finished` is whether the flow's client has sent FIN.
 pub const fn age_out(slot: Slot, now: u32, limits: &Limits, finished: bool) -> Option<Slot> {
-    let silent = match slot.silent_for(now) {
-        // The sweep's clock may be a tick behind the kernel's: such a stamp is from just now.
-        silent if silent > Limits::LONGEST => 0,
-        silent => silent,
-    };
+    let silent = slot.silent_for(now);
     let next = match slot.state() {
         State::Empty => return None,
         State::Opening if silent >= OPENING_TICKS => State::Stale,
@@ -155,8 +153,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The longest silence that an age can tell from a stamp of a moment ago.
-    pub const LONGEST: u32 = slot::AGE_MASK - 64;
+    /// The longest silence that an age can tell from a stamp that lies ahead.
+    pub const LONGEST: u32 = slot::AGE_MASK - 2 * slot::AHEAD;
 
     /// Clamps a time-out in ticks to what an age can tell apart.
     pub const fn ticks(ticks: u32) -> u32 {

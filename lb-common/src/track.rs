@@ -41,9 +41,33 @@ pub struct Segment {
     pub acknowledged: u32,
     /// Bytes of payload.
     pub payload: u32,
-    /// The payload starts with a TLS handshake or change-cipher-spec record: part of opening the
-    /// connection, not a request.
-    pub handshake: bool,
+    /// What the payload starts with.
+    pub record: Record,
+}
+
+/// What a payload starts with, as far as requests can be told by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Record {
+    /// No TLS record: plain text, or the middle of one.
+    #[default]
+    Other = 0,
+    /// A TLS handshake or change-cipher-spec record: part of opening the connection, not a request.
+    Handshake = 1,
+    /// A TLS record of application data.
+    Data = 2,
+}
+
+impl Record {
+    /// From its number.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Handshake,
+            2 => Self::Data,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// What is remembered of a flow's numbers; part of its cold line.
@@ -55,7 +79,7 @@ pub struct Track {
     /// The client's acknowledgement when the request went out, or when it was last noted. In `nat`, and
     /// half-open, the acknowledgement that would confirm the server's SYN-ACK.
     pub baseline: u32,
-    /// [`FINISHED`] and [`ANSWERED`].
+    /// [`FINISHED`], [`ANSWERED`] and [`TLS`].
     pub flags: u32,
 }
 
@@ -63,6 +87,16 @@ pub struct Track {
 pub const FINISHED: u32 = 1;
 /// The server's SYN-ACK was seen, and `baseline` is what acknowledges it (`nat`).
 pub const ANSWERED: u32 = 2;
+
+/// A TLS handshake was seen: payload that starts with no record is the rest of one (hellos with
+/// post-quantum keys do not fit one segment), never a request.
+pub const TLS: u32 = 4;
+
+/// A payload this far behind the highest is from a new connection of the same port, whose start was missed.
+const REUSED: i32 = 1 << 24;
+
+/// A reset counts if its number is this close to the highest seen: a blind one has a chance in 32,000.
+const RESET_WINDOW: u32 = 1 << 16;
 
 /// Bytes a client may acknowledge after its FIN before the flow counts as live again: what was in flight,
 /// the server's own FIN, a last chunk's trailer.
@@ -119,22 +153,32 @@ const fn advance(from: u32, to: u32) -> i32 {
 #[inline(always)]
 pub fn on_segment(state: State, track: Track, segment: &Segment, skip: u32) -> Verdict {
     if segment.flags.has(Flags::RST) {
-        return Verdict { state: State::Closed, track, event: Event::None };
+        let near = advance(track.high_sequence, segment.sequence).unsigned_abs() <= RESET_WINDOW;
+        return Verdict { state: if near { State::Closed } else { state }, track, event: Event::None };
     }
     let end = segment.sequence.wrapping_add(segment.payload);
-    let fresh = segment.payload > 0 && advance(track.high_sequence, end) > 0;
+    let ahead = advance(track.high_sequence, end);
+    let fresh = segment.payload > 0 && (ahead > 0 || ahead < -REUSED);
+    let asks = fresh && is_request(&track, segment.record);
     let progress = advance(track.baseline, segment.acknowledged);
     let mut verdict = match state {
-        State::Awaiting if progress > skip as i32 => answered(track, segment, fresh),
+        State::Awaiting if progress > skip as i32 => answered(track, segment, asks),
         State::Awaiting => Verdict { state, track, event: Event::None },
-        _ if fresh && !segment.handshake => request(track, segment),
+        _ if asks => request(track, segment),
         State::Opening | State::Stale => on_handshake(state, track, segment, fresh),
-        State::Idle | State::Closed if progress > 0 => streaming(track, segment),
+        State::Idle | State::Closed
+            if progress > 0 && advance(track.high_sequence, segment.sequence) >= 0 =>
+        {
+            streaming(track, segment)
+        }
         State::Closing if progress > CLOSING_SLACK as i32 => streaming(track, segment),
         _ => Verdict { state, track, event: Event::None },
     };
     if fresh {
         verdict.track.high_sequence = end;
+        if matches!(segment.record, Record::Handshake) {
+            verdict.track.flags |= TLS;
+        }
     }
     if segment.flags.has(Flags::FIN) {
         verdict.track.flags |= FINISHED;
@@ -146,10 +190,20 @@ pub fn on_segment(state: State, track: Track, segment: &Segment, skip: u32) -> V
     verdict
 }
 
+/// Whether fresh payload asks for something, rather than opening a TLS connection.
+#[inline(always)]
+const fn is_request(track: &Track, record: Record) -> bool {
+    match record {
+        Record::Handshake => false,
+        Record::Data => true,
+        Record::Other => track.flags & TLS == 0,
+    }
+}
+
 /// The answer has begun; a payload in the same segment is already the next request.
 #[inline(always)]
-fn answered(track: Track, segment: &Segment, fresh: bool) -> Verdict {
-    if fresh {
+fn answered(track: Track, segment: &Segment, asks: bool) -> Verdict {
+    if asks {
         return request(track, segment);
     }
     Verdict { event: Event::Progress, ..streaming(track, segment) }

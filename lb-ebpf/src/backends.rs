@@ -82,8 +82,8 @@ pub fn backend(id: u16) -> Option<(u32, &'static Hop)> {
 
 /// Picks a backend of the VIP in `element` by `policy`; `hash` is that of the flow's affinity key.
 #[inline(always)]
-pub fn choose(element: u32, policy: u8, hash: u64) -> Option<u16> {
-    let choice = guidevane_choose(element, policy.into(), hash);
+pub fn choose(element: u32, policy: u8, hash: u64, flow_hash: u64) -> Option<u16> {
+    let choice = guidevane_choose(element, policy.into(), hash, flow_hash);
     (choice != NOTHING).then_some(choice as u16)
 }
 
@@ -94,30 +94,38 @@ const NOTHING: u64 = u64::MAX;
 /// every state in which a packet may arrive here.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn guidevane_choose(element: u32, policy: u32, hash: u64) -> u64 {
-    match choose_among(element, policy as u8, hash) {
+pub extern "C" fn guidevane_choose(element: u32, policy: u32, hash: u64, flow_hash: u64) -> u64 {
+    match choose_among(element, policy as u8, hash, flow_hash) {
         Some(choice) => u64::from(choice.backend) | (choice.why as u64) << 16,
         None => NOTHING,
     }
 }
 
 #[inline(always)]
-fn choose_among(element: u32, policy: u8, hash: u64) -> Option<Choice> {
+fn choose_among(element: u32, policy: u8, hash: u64, flow_hash: u64) -> Option<Choice> {
     let vip = VIPS.get(element)?;
     let total = TOTALS.get(u32::from(vip.id))?;
     let control = CONTROL.get(0)?;
     let context = Context {
         rule: Rule { policy, ..vip.rule },
         hash,
+        flow_hash,
         table_size: vip.table_size,
         members: u32::from(vip.member_count),
         opening_cap: total.opening_cap,
         duty: total.duty,
         total: live::<Opaque>(&total.gauges, total.opening_cap, total.duty),
-        silence: jiffies().wrapping_sub(control.heartbeat) & (u64::MAX >> 1),
+        silence: since(control.heartbeat),
         patience: u64::from(STALE_AFTER.load()),
     };
     pick(&context, &Maps { vip })
+}
+
+/// Jiffies since a heartbeat; the daemon's reckoning may be a tick ahead, and that is no silence at all.
+#[inline(always)]
+fn since(heartbeat: u64) -> u64 {
+    let silence = jiffies().wrapping_sub(heartbeat) as i64;
+    (silence & !(silence >> 63)) as u64
 }
 
 /// A VIP's backends as the maps hold them at this moment.

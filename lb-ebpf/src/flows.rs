@@ -10,7 +10,7 @@ use lb_common::{
     siphash::Key,
     slot::{self, Slot, State},
     table::{self, WAYS, Word as _},
-    track::{self, Event, Flags, Segment, Track, Verdict},
+    track::{self, Event, Flags, Record, Segment, Track, Verdict},
 };
 
 use crate::{
@@ -118,6 +118,9 @@ fn enter(hash: u64, vip: u16, backend: u16) -> Option<u32> {
     let (set, words) = if place.second { (second, b) } else { (first, a) };
     let word = &words[place.position & (WAYS - 1)];
     let victim = Slot(word.load());
+    if victim.worth(now) > place.worth {
+        return None;
+    }
     let entered = Slot::new(hash, backend, State::Opening, now);
     if word.compare_exchange(victim.0, entered.0) != victim.0 {
         return None;
@@ -196,7 +199,7 @@ impl Flow {
         }
         let numbers = u64::from(segment.sequence) << 32 | u64::from(segment.acknowledged);
         let kind = u64::from(segment.payload) << 32
-            | u64::from(segment.handshake) << 24
+            | (segment.record as u64) << 24
             | u64::from(segment.flags.0) << 16
             | u64::from(skip);
         guidevane_segment(self.number, self.slot.0, numbers, kind, vip.into());
@@ -281,7 +284,7 @@ impl Flow {
     fn note(&self, state: State, before: &Track, verdict: &Verdict, line: *mut FlowInfo) {
         let backend = u32::from(self.slot.backend());
         let Some(load) = LOADS.get_ptr_mut(backend) else { return };
-        if matches!(state, State::Streaming | State::Awaiting) {
+        if matches!(state, State::Streaming | State::Awaiting | State::Idle) {
             let bytes = verdict.track.baseline.wrapping_sub(before.baseline);
             if bytes != 0 && (bytes as i32) > 0 {
                 // SAFETY: a field of a map element, aligned.
@@ -317,7 +320,7 @@ pub extern "C" fn guidevane_segment(number: u32, slot: u64, numbers: u64, kind: 
         sequence: (numbers >> 32) as u32,
         acknowledged: numbers as u32,
         payload: (kind >> 32) as u32,
-        handshake: kind & 1 << 24 != 0,
+        record: Record::from_number((kind >> 24) as u8),
     };
     let flow = Flow { slot: Slot(slot), number, word };
     u64::from(flow.follow(vip as u16, &segment, u32::from(kind as u16)).is_some())

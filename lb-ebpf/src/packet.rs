@@ -5,7 +5,7 @@ use lb_common::{
     address::{Address, Endpoint},
     branchless::Hide as _,
     reason::Reason,
-    track::{Flags, Segment},
+    track::{Flags, Record, Segment},
 };
 use network_types::{
     eth::EthHdr,
@@ -36,9 +36,10 @@ pub const L3: usize = EthHdr::LEN;
 /// The fragment offset and the "more fragments" bit of an IPv4 header (RFC 791).
 const FRAGMENT: u16 = 0x3fffu16.to_be();
 
-/// The first bytes of a TLS record of these kinds: change cipher spec and handshake, version 3.x.
+/// The first bytes of TLS records: their kind, and the version 3.x (RFC 8446 section 5.1).
 const TLS_CHANGE_CIPHER_SPEC: u16 = u16::from_ne_bytes([20, 3]);
 const TLS_HANDSHAKE: u16 = u16::from_ne_bytes([22, 3]);
+const TLS_DATA: u16 = u16::from_ne_bytes([23, 3]);
 
 /// A packet whose network header has been read.
 #[derive(Clone, Copy)]
@@ -141,12 +142,16 @@ impl Network {
             sequence: u32::from_be(header.u32::<4>()),
             acknowledged: u32::from_be(header.u32::<8>()),
             payload,
-            handshake: false,
+            record: Record::Other,
         };
         if payload > 0
             && let Ok(record) = Bytes::<2>::at(ctx, self.transport + header_length as usize)
         {
-            segment.handshake = matches!(record.u16::<0>(), TLS_HANDSHAKE | TLS_CHANGE_CIPHER_SPEC);
+            segment.record = match record.u16::<0>() {
+                TLS_HANDSHAKE | TLS_CHANGE_CIPHER_SPEC => Record::Handshake,
+                TLS_DATA => Record::Data,
+                _ => Record::Other,
+            };
         }
         Ok(segment)
     }

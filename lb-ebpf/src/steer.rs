@@ -117,7 +117,7 @@ fn to_vip(
         _ if vip.mode == Mode::Nat as u8 => return Err(Reason::UnknownNat),
         _ => {
             let affinity = affinity(vip, key, hash);
-            let backend = backends::choose(service.element, Policy::Hash as u8, affinity);
+            let backend = backends::choose(service.element, Policy::Hash as u8, affinity, hash);
             (backend.ok_or(Reason::NoBackend)?, Reason::Unknown)
         }
     };
@@ -136,7 +136,7 @@ fn open(
 ) -> Result<(u16, Reason), Reason> {
     let vip = service.vip;
     let affinity = affinity(vip, key, hash);
-    let backend = backends::choose(service.element, vip.rule.policy, affinity).ok_or(Reason::NoBackend)?;
+    let backend = backends::choose(service.element, vip.rule.policy, affinity, hash).ok_or(Reason::NoBackend)?;
     let entered = match &known {
         Some(flow) => flows::reopen(flow, vip.id, backend),
         None => flows::open(hash, vip.id, backend),

@@ -50,6 +50,7 @@ impl Model {
         Context {
             rule: Rule { policy: policy as u8, awaiting_weight: 4, epsilon: 256 },
             hash,
+            flow_hash: hash,
             table_size: self.table.len() as u32,
             members: self.candidates.len() as u32,
             opening_cap: 8,

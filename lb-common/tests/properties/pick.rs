@@ -39,7 +39,7 @@ fn standing(context: &Context, c: &Candidate) -> Standing {
     let occupied = (live + if informed { i128::from(c.steer.correction) } else { 0 }).max(0);
     let waiting = if by_weight { 0 } else { awaiting * i128::from(context.rule.awaiting_weight) * flow };
     let cost = i128::from(if by_weight { c.static_cost } else { c.steer.cost });
-    let load = ((occupied + waiting + flow) * cost) / 4096;
+    let load = ((occupied + waiting + flow) * cost) / 256;
     let full = !by_weight && c.limit > 0 && occupied + flow > i128::from(c.limit) * flow;
     // A load saturates where its 30 bits end.
     (if c.lacks != 0 { 2 } else { full.into() }, load.min((1 << 30) - 1))
@@ -124,6 +124,7 @@ fn contexts(policies: &'static [Policy]) -> impl Strategy<Value = Context> {
         |(rule, hash, opening_cap, duty, silence)| Context {
             rule,
             hash,
+            flow_hash: hash,
             table_size: 0,
             members: 0,
             opening_cap,
@@ -163,7 +164,6 @@ proptest! {
     }
 
     #[test]
-    #[ignore = "5 % above a saturated load reaches into the next class"]
     fn saturated_loads_keep_their_class(backends in vec(saturated(), 1..=CANDIDATES), context in contexts(&[Policy::Least])) {
         check_least(backends, &Context { silence: 0, ..context }, true);
     }
@@ -192,7 +192,7 @@ proptest! {
         candidate.limit = 0;
         let drained = Candidate { gauges: [0; GAUGES], ..candidate };
         prop_assert!(load::<Plain>(&context, &candidate) >= load::<Plain>(&context, &drained));
-        prop_assert_eq!(load::<Plain>(&context, &drained), u64::from(FLOW * candidate.steer.cost) >> 12);
+        prop_assert_eq!(load::<Plain>(&context, &drained), u64::from(FLOW * candidate.steer.cost) >> 8);
     }
 
     #[test]
@@ -245,7 +245,6 @@ fn saturated() -> impl Strategy<Value = Candidate> {
 }
 
 #[test]
-#[ignore = "5 % above a saturated load reaches into the next class"]
 fn a_saturated_backend_at_its_limit_is_better_than_one_that_is_down() {
     let steer = Steer { cost: 4 * COST_ONE, correction: i32::MAX };
     let full = Candidate { steer, limit: 1, ..FREE };
@@ -309,7 +308,6 @@ fn an_awaiting_flow_counts_for_its_weight_more() {
 }
 
 #[test]
-#[ignore = "a gauge that is below zero for a moment reads as four billion flows"]
 fn a_gauge_that_has_dipped_below_zero_counts_as_none() {
     let model = Model::new(vec![FREE]);
     for at in 0..GAUGES {

@@ -110,7 +110,9 @@ fn place_by_model(sets: [&[u64; WAYS]; 2], now: u32) -> Place {
         [true, true] => used[1] < used[0],
         _ => losses[1] < losses[0],
     };
-    Place { second, position: least[usize::from(second)] }
+    let position = least[usize::from(second)];
+    let worth = Slot(sets[usize::from(second)][position]).worth(now);
+    Place { second, position, worth }
 }
 
 /// A table in which every flow is live, and how many flows were pushed out while it was `fill` full.

@@ -3,8 +3,8 @@
 use lb_common::{
     slot::State,
     track::{
-        ANSWERED, CLOSING_SLACK, Event, FINISHED, Flags, Segment, Track, Verdict, is_quiet, on_answer,
-        on_datagram, on_quiet, on_segment, on_syn, on_syn_ack, opened,
+        ANSWERED, CLOSING_SLACK, Event, FINISHED, Flags, Record, Segment, Track, Verdict, is_quiet,
+        on_answer, on_datagram, on_quiet, on_segment, on_syn, on_syn_ack, opened,
     },
 };
 use proptest::{
@@ -18,11 +18,13 @@ const SKIP: u32 = 200;
 /// The client's next sequence number and acknowledgement in the table cases.
 const NEXT: u32 = 5_000;
 const SEEN: u32 = 90_000;
+/// Payload further behind than this is a new connection's.
+const REUSED: i32 = 1 << 24;
 const TRACK: Track = Track { high_sequence: NEXT, baseline: SEEN, flags: 0 };
 
 /// A segment of the client: `payload` bytes of something other than a handshake, acknowledging `acknowledged`.
 const fn data(sequence: u32, payload: u32, acknowledged: u32) -> Segment {
-    Segment { flags: Flags(Flags::ACK), sequence, acknowledged, payload, handshake: false }
+    Segment { flags: Flags(Flags::ACK), sequence, acknowledged, payload, record: Record::Other }
 }
 
 const fn ack(acknowledged: u32) -> Segment {
@@ -34,7 +36,7 @@ const fn with(flags: u8, segment: Segment) -> Segment {
 }
 
 const fn handshake(segment: Segment) -> Segment {
-    Segment { handshake: true, ..segment }
+    Segment { record: Record::Handshake, ..segment }
 }
 
 /// Puts segments through, and gives what was counted and the last verdict.
@@ -74,7 +76,7 @@ fn segments(track: Track) -> impl Strategy<Value = Segment> {
             sequence: track.high_sequence.wrapping_add_signed(sequence),
             acknowledged: track.baseline.wrapping_add_signed(acknowledged),
             payload,
-            handshake,
+            record: if handshake { Record::Handshake } else { Record::Other },
         },
     )
 }
@@ -86,7 +88,8 @@ fn situations() -> impl Strategy<Value = (State, Track, Segment)> {
 
 fn is_fresh(track: &Track, segment: &Segment) -> bool {
     let end = segment.sequence.wrapping_add(segment.payload);
-    segment.payload > 0 && end.wrapping_sub(track.high_sequence) as i32 > 0
+    let ahead = end.wrapping_sub(track.high_sequence) as i32;
+    segment.payload > 0 && (ahead > 0 || ahead < -REUSED)
 }
 
 proptest! {
@@ -152,9 +155,11 @@ proptest! {
     }
 
     #[test]
-    fn a_reset_closes_and_forgets_nothing((state, track, segment) in situations()) {
+    fn a_reset_closes_if_its_number_is_near_and_forgets_nothing((state, track, segment) in situations()) {
         let verdict = on_segment(state, track, &with(Flags::RST, segment), SKIP);
-        prop_assert_eq!(verdict, Verdict { state: State::Closed, track, event: Event::None });
+        let near = (segment.sequence.wrapping_sub(track.high_sequence) as i32).unsigned_abs() <= 1 << 16;
+        let state = if near { State::Closed } else { state };
+        prop_assert_eq!(verdict, Verdict { state, track, event: Event::None });
     }
 
     #[test]
@@ -297,13 +302,13 @@ fn a_tls_handshake_is_no_request_and_the_first_record_behind_it_is() {
     let (events, verdict) = follow(State::Opening, start, &setup);
     assert_eq!(events, []);
     assert!(matches!(verdict.state, State::Idle | State::Streaming), "{:?}", verdict.state);
-    let exchange = [data(next, 300, 4_000), data(next.wrapping_add(300), 0, 4_900)];
+    let request = Segment { record: Record::Data, ..data(next, 300, 4_000) };
+    let exchange = [request, data(next.wrapping_add(300), 0, 4_900)];
     let (events, verdict) = follow(verdict.state, verdict.track, &exchange);
     assert_eq!((events, verdict.state), (vec![Event::Request, Event::Progress], State::Streaming));
 }
 
 #[test]
-#[ignore = "only a record's first segment is known for a handshake"]
 fn a_client_hello_in_two_segments_is_no_request() {
     let hello = [handshake(data(NEXT, 1_448, SEEN)), data(NEXT + 1_448, 300, SEEN)];
     let (events, verdict) = follow(State::Opening, TRACK, &hello);
@@ -311,7 +316,6 @@ fn a_client_hello_in_two_segments_is_no_request() {
 }
 
 #[test]
-#[ignore = "a handshake record with progress is taken for the next request"]
 fn a_handshake_record_behind_an_answer_is_no_request() {
     let renegotiation = handshake(data(NEXT, 500, SEEN + SKIP + 1));
     let (events, verdict) = follow(State::Awaiting, TRACK, &[renegotiation]);
@@ -319,7 +323,6 @@ fn a_handshake_record_behind_an_answer_is_no_request() {
 }
 
 #[test]
-#[ignore = "the last acknowledgements of an answer are not noted, so the next bare segment looks like progress"]
 fn a_keep_alive_probe_does_not_wake_an_idle_flow() {
     // The kernel side notes the first quiet segment of a tick; the rest of the answer came in the same tick.
     let noted = on_quiet(State::Streaming, TRACK, &ack(SEEN + 1_000));

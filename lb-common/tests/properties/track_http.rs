@@ -3,7 +3,9 @@
 
 use lb_common::{
     slot::State,
-    track::{Event, Flags, Segment, Track, is_quiet, on_answer, on_quiet, on_segment, on_syn_ack, opened},
+    track::{
+        Event, Flags, Record, Segment, Track, is_quiet, on_answer, on_quiet, on_segment, on_syn_ack, opened,
+    },
 };
 use proptest::{
     collection::vec,
@@ -57,7 +59,13 @@ struct Client {
 impl Client {
     fn segment(&self, back: u32, payload: u32) -> Segment {
         let sequence = self.next.wrapping_sub(back);
-        Segment { flags: Flags(Flags::ACK), sequence, acknowledged: self.received, payload, handshake: false }
+        Segment {
+            flags: Flags(Flags::ACK),
+            sequence,
+            acknowledged: self.received,
+            payload,
+            record: Record::Other,
+        }
     }
 
     fn send(&mut self, flow: &mut Flow, segment: &Segment) {

@@ -157,13 +157,12 @@ impl Sweep {
 
     fn finish(&mut self) -> Pass {
         let after = gauges(&self.maps);
-        for backend in 0..MAX_BACKENDS {
+        for (backend, (after, ranges)) in after.iter().zip(&mut self.ranges).enumerate() {
             let counts = std::mem::take(&mut self.counts[backend]);
-            for gauge in 0..GAUGES {
+            for (gauge, range) in ranges.iter_mut().enumerate() {
                 // Slots were counted at moments spread over the pass: what they add up to is compared with
                 // the gauge's mean over it, so that steadily rising traffic shows no difference.
-                let twice = self.before[backend][gauge] + after[backend][gauge];
-                self.ranges[backend][gauge].note(twice - 2 * counts[gauge]);
+                range.note(self.before[backend][gauge] + after[gauge] - 2 * counts[gauge]);
             }
         }
         if self.pass.number.is_multiple_of(LASTING) {

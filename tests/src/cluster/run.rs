@@ -219,6 +219,7 @@ impl<'a> Cluster<'a> {
         let context = Context {
             rule,
             hash,
+            flow_hash: hash,
             table_size: self.view.table_size(),
             members: self.hosts.len() as u32,
             opening_cap: self.governor.opening_cap(),
