@@ -4,4 +4,5 @@ pub mod bed;
 pub mod cluster;
 pub mod daemon;
 pub mod load;
+pub mod packet;
 pub mod sim;
