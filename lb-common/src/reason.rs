@@ -54,7 +54,7 @@ reasons! {
     Neighbour = "neighbour_solicitation", Answer;
     /// Neither IPv4 nor IPv6, or not for a VIP.
     NotOurs = "not_ours", Pass;
-    /// Too short to tell whom it is for.
+    /// Too short, or not what its EtherType says: there is no telling whom it is for.
     Unreadable = "unreadable", Pass;
     /// For a VIP's address, but no TCP or UDP that the program can read.
     OtherProtocol = "other_protocol", Pass;

@@ -158,7 +158,7 @@ pub fn on_segment(state: State, track: Track, segment: &Segment, skip: u32) -> V
     }
     let end = segment.sequence.wrapping_add(segment.payload);
     let ahead = advance(track.high_sequence, end);
-    let fresh = segment.payload > 0 && (ahead > 0 || ahead < -REUSED);
+    let fresh = segment.payload > 0 && !(-REUSED..=0).contains(&ahead);
     let asks = fresh && is_request(&track, segment.record);
     let progress = advance(track.baseline, segment.acknowledged);
     let mut verdict = match state {

@@ -32,6 +32,9 @@ const SOLICITED_OVERRIDE: u16 = u16::from_ne_bytes([0x60, 0]);
 const SOURCE_OPTION: u16 = u16::from_ne_bytes([1, 1]);
 const TARGET_OPTION: u16 = u16::from_ne_bytes([2, 1]);
 
+/// The hop limit of what has passed no router (RFC 4861 section 7.1.1).
+const ON_LINK: u8 = 255;
+
 /// A solicitation, or advertisement, with one link-layer option.
 const MESSAGE: usize = 32;
 const TARGET: usize = 8;
@@ -70,13 +73,16 @@ pub fn arp(ctx: &XdpContext) -> Outcome {
     Ok((xdp_action::XDP_TX, Reason::Arp))
 }
 
-/// Answers a solicitation for the address of a VIP. One that is not, or that another host sends to find
-/// out whether the address is free, is left to the stack.
+/// Answers a solicitation for the address of a VIP. One that is not, that comes from beyond a router, or that
+/// another host sends to find out whether the address is free, is left to the stack.
 #[inline(always)]
 pub fn solicitation(ctx: &XdpContext, network: &Network) -> Outcome {
     let Ok(message) = Bytes::<MESSAGE>::at(ctx, network.transport) else { return Err(Reason::NotOurs) };
     let shape = (message.u16::<0>(), message.u16::<OPTION>(), network.length as usize);
     if shape != (SOLICITATION, SOURCE_OPTION, MESSAGE) || network.source == Address::default() {
+        return Err(Reason::NotOurs);
+    }
+    if network.ttl != ON_LINK {
         return Err(Reason::NotOurs);
     }
     let target = Address::from_halves([message.u64::<TARGET>(), message.u64::<16>()]);

@@ -36,6 +36,9 @@ pub const L3: usize = EthHdr::LEN;
 /// The fragment offset and the "more fragments" bit of an IPv4 header (RFC 791).
 const FRAGMENT: u16 = 0x3fffu16.to_be();
 
+/// The first byte of an IPv4 header: version 4 and 5 to 15 words.
+const IPV4_START: core::ops::RangeInclusive<u8> = 0x45..=0x4f;
+
 /// The first bytes of TLS records: their kind, and the version 3.x (RFC 8446 section 5.1).
 const TLS_CHANGE_CIPHER_SPEC: u16 = u16::from_ne_bytes([20, 3]);
 const TLS_HANDSHAKE: u16 = u16::from_ne_bytes([22, 3]);
@@ -73,9 +76,10 @@ pub fn ether_type(ctx: &XdpContext) -> Result<u16, Reason> {
 #[inline(always)]
 pub fn ipv4(ctx: &XdpContext) -> Result<Network, Reason> {
     let header = Bytes::<{ Ipv4Hdr::LEN }>::at(ctx, L3)?;
-    let header_length = u32::from(header.u8::<0>() & 0x0f) * 4;
+    let start = header.u8::<0>();
+    let header_length = u32::from(start & 0x0f) * 4;
     let total = u32::from(u16::from_be(header.u16::<2>()));
-    if header_length < Ipv4Hdr::LEN as u32 || total < header_length {
+    if !IPV4_START.contains(&start) || total < header_length {
         return Err(Reason::Truncated);
     }
     Ok(Network {
@@ -96,6 +100,9 @@ pub fn ipv6(ctx: &XdpContext) -> Result<Network, Reason> {
     const FRAGMENT_HEADER: u8 = 44;
     let header = Bytes::<{ Ipv6Hdr::LEN }>::at(ctx, L3)?;
     let protocol = header.u8::<6>();
+    if header.u8::<0>() >> 4 != 6 {
+        return Err(Reason::Truncated);
+    }
     Ok(Network {
         source: Address::from_halves([header.u64::<8>(), header.u64::<16>()]),
         destination: Address::from_halves([header.u64::<24>(), header.u64::<32>()]),
@@ -136,6 +143,7 @@ impl Network {
         if header_length < TcpHdr::LEN as u32 || header_length > self.length {
             return Err(Reason::Truncated);
         }
+        self.whole(ctx)?;
         let payload = self.length - header_length;
         let mut segment = Segment {
             flags: Flags(header.u8::<13>()),
@@ -159,6 +167,19 @@ impl Network {
     /// Checks that the UDP header is whole.
     #[inline(always)]
     pub fn datagram(&self, ctx: &XdpContext) -> Result<(), Reason> {
-        Bytes::<{ UdpHdr::LEN }>::at(ctx, self.transport).map(drop)
+        if self.length < UdpHdr::LEN as u32 {
+            return Err(Reason::Truncated);
+        }
+        self.whole(ctx)
+    }
+
+    /// Checks that the frame holds all that the network header claims: payload that is not there would count
+    /// as a request, and the checksum of a header that is not part of the packet would be rewritten.
+    #[inline(always)]
+    fn whole(&self, ctx: &XdpContext) -> Result<(), Reason> {
+        if self.transport + self.length as usize > ctx.data_end() - ctx.data() {
+            return Err(Reason::Truncated);
+        }
+        Ok(())
     }
 }

@@ -84,7 +84,10 @@ fn other(ctx: &XdpContext, network: &Network) -> Outcome {
         return Err(for_address(network, Reason::Fragment));
     }
     if network.v6 && network.protocol == ICMPV6 {
-        return neighbour::solicitation(ctx, network);
+        let outcome = neighbour::solicitation(ctx, network);
+        if !matches!(outcome, Err(Reason::NotOurs)) {
+            return outcome;
+        }
     }
     Err(for_address(network, Reason::OtherProtocol))
 }
@@ -235,6 +238,8 @@ fn from_backend(
         if segment.payload > 0 || segment.flags.has(Flags::SYN | Flags::RST) {
             flow.on_answer(vip.id, &segment, vip.skip_bytes.into());
         }
+    } else {
+        network.datagram(ctx)?;
     }
     forward::decrement_ttl(ctx, network)?;
     forward::translate(ctx, network, End::Source, &identity_at(hop), &identity_of(vip))?;

@@ -89,7 +89,7 @@ fn situations() -> impl Strategy<Value = (State, Track, Segment)> {
 fn is_fresh(track: &Track, segment: &Segment) -> bool {
     let end = segment.sequence.wrapping_add(segment.payload);
     let ahead = end.wrapping_sub(track.high_sequence) as i32;
-    segment.payload > 0 && (ahead > 0 || ahead < -REUSED)
+    segment.payload > 0 && !(-REUSED..=0).contains(&ahead)
 }
 
 proptest! {
