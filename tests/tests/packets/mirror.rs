@@ -30,6 +30,7 @@ impl Mirror {
         let context = Context {
             rule: self.vip.rule,
             hash,
+            flow_hash: hash,
             table_size: self.vip.table_size,
             members: u32::from(self.vip.member_count),
             opening_cap: total.opening_cap,
