@@ -42,7 +42,7 @@ reasons! {
     Established = "established", Forward;
     /// A new flow was entered in the table.
     NewFlow = "new_flow", Forward;
-    /// A new flow went out, but another CPU took its slot first: it is not in the table yet.
+    /// A new flow went out, but other CPUs took its place in the table several times over: it is not in there.
     Untracked = "untracked", Forward;
     /// A TCP segment of no known flow, sent where the Maglev table sends it.
     Unknown = "unknown_flow", Forward;

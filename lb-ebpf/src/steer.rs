@@ -139,9 +139,15 @@ fn open(
 ) -> Result<(u16, Reason), Reason> {
     let vip = service.vip;
     let affinity = affinity(vip, key, hash);
-    let backend = backends::choose(service.element, vip.rule.policy, affinity, hash).ok_or(Reason::NoBackend)?;
+    let backend =
+        backends::choose(service.element, vip.rule.policy, affinity, hash).ok_or(Reason::NoBackend)?;
     let entered = match &known {
-        Some(flow) => flows::reopen(flow, vip.id, backend),
+        Some(flow) => match flows::reopen(flow, vip.id, backend) {
+            Ok(number) => Some(number),
+            // The same flow, reopened by its twin on another CPU: that one's pick holds.
+            Err(slot) if slot.tag() == flow.slot.tag() => return Ok((slot.backend(), Reason::Established)),
+            Err(_) => None,
+        },
         None => flows::open(hash, vip.id, backend),
     };
     let Some(number) = entered else { return Ok((backend, Reason::Untracked)) };
