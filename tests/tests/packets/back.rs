@@ -209,3 +209,25 @@ fn the_servers_packets_move_the_flow_too() {
     assert_eq!(plane.load(id).requests, 3);
     assert_eq!(plane.maps().progress.read(usize::from(id)).count, 1, "one answer has begun");
 }
+
+#[test]
+#[ignore = "needs root: loads the kernel program"]
+fn a_change_of_what_is_skipped_holds_for_answers_too() {
+    let spec = |skip_bytes| VipSpec { skip_bytes, ..specs().remove(0) };
+    let mut plane = Plane::new(&[spec(0)]);
+    let (client, vip, opened) = (at(V4.client), plane.vip_id(0), opening(&V4, TCP));
+    let (_, backend) = open(&mut plane, 0, &opened);
+    let (mut asked, mut answered) = (1001, 501);
+    for skip in [100, 10, 200, 0, 50] {
+        plane.apply(&[spec(skip)]);
+        plane.forward(&opened.clone().segment(flags::ACK, asked, answered).payload(b"question"));
+        asked += 8;
+        for (length, state) in [(u32::from(skip), State::Awaiting), (1, State::Streaming)] {
+            let payload = vec![b'a'; length as usize];
+            let answer = Packet::tcp(backend, client).segment(flags::ACK, answered, asked).payload(&payload);
+            assert_eq!(plane.reason(&answering(answer)), Reason::Returned);
+            answered += length;
+            assert_eq!(plane.state(client, vip), state, "{length} bytes, {skip} are skipped");
+        }
+    }
+}

@@ -187,6 +187,11 @@ impl Plane {
         Outcome { verdict, reason, frame }
     }
 
+    /// Takes note of packets that were not sent by [`Plane::send`].
+    pub fn catch_up(&mut self) {
+        self.seen = self.dataplane.reasons().expect("counters are readable");
+    }
+
     /// Sends a packet and says what was counted.
     pub fn reason(&mut self, packet: &Packet) -> Reason {
         self.send(&packet.build()).reason
