@@ -52,14 +52,35 @@ pub fn static_cost(weight: u32) -> u32 {
 
 impl Backends {
     /// The backends that adopted maps hold: as if no longer configured, until they are.
-    pub fn adopt(maps: Arc<Maps>) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// When a grace period cannot be had.
+    pub fn adopt(maps: Arc<Maps>) -> Result<Self, Error> {
         let known = (0..MAX_BACKENDS as u16)
             .filter_map(|id| {
                 let backend = maps.backends.read(usize::from(id));
                 (backend.control & backend_bits::PRESENT != 0).then(|| (id, adopted(id, &backend)))
             })
             .collect();
-        Self { maps, known }
+        let backends = Self { maps, known };
+        backends.settle()?;
+        Ok(backends)
+    }
+
+    /// Ends the changes of next hops that an earlier daemon did not live to end.
+    fn settle(&self) -> Result<(), Error> {
+        let mut moved = false;
+        for &id in self.known.keys() {
+            let backend = self.maps.backends.read(usize::from(id));
+            if backend.control & backend_bits::ROW != 0 {
+                self.write_hop(id, 0, &backend.hops[1]);
+                let settled = backend.control & !backend_bits::ROW;
+                self.maps.backends.half(usize::from(id), CONTROL).store(settled, Ordering::SeqCst);
+                moved = true;
+            }
+        }
+        if moved { grace::wait() } else { Ok(()) }
     }
 
     /// A backend by its id.

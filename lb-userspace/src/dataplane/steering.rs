@@ -52,20 +52,27 @@ pub struct Steering {
     /// Where answers come back from that are translated.
     reals: Vec<(Endpoint, Handle)>,
     services: Vec<Service>,
+    /// Lines of an earlier daemon's tables, in use until tables of this one's take their place.
+    adopted: Vec<Range<u32>>,
     /// Backends of all services.
     pub backends: Backends,
 }
 
 impl Steering {
     /// Starts from what the maps hold: nothing, or what an earlier daemon left.
-    pub fn new(maps: Arc<Maps>) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// When a grace period cannot be had.
+    pub fn new(maps: Arc<Maps>) -> Result<Self, Error> {
         let mut arena = Arena::new(maps.table.len() as u32);
         let rows = adopted_rows(&maps);
-        for (_, row) in rows.values() {
-            arena.claim(table::lines_of(row));
+        let adopted: Vec<_> = rows.values().map(|(_, row)| table::lines_of(row)).collect();
+        for lines in &adopted {
+            arena.claim(lines.clone());
         }
-        let backends = Backends::adopt(Arc::clone(&maps));
-        Self { maps, arena, rows, reals: Vec::new(), services: Vec::new(), backends }
+        let backends = Backends::adopt(Arc::clone(&maps))?;
+        Ok(Self { maps, arena, rows, reals: Vec::new(), services: Vec::new(), adopted, backends })
     }
 
     /// The services, in the order they were asked for.
@@ -174,10 +181,22 @@ impl Steering {
         self.flip(&rows, &reals)?;
         (self.rows, self.reals) = (rows, reals);
         grace::wait()?;
+        // Every service had its table built at the first time of all, so no row leads to an adopted one.
+        stale.append(&mut self.adopted);
         for lines in stale {
             self.arena.give_back(lines);
         }
+        self.write_spare_rows();
         Ok(())
+    }
+
+    /// Makes both rows of every id alike: the return path does not know which of the two is live. Not before
+    /// the grace period: packets of clients may still follow the spare one.
+    fn write_spare_rows(&self) {
+        for (handle, row) in self.rows.values() {
+            let spare = Handle::new(handle.id(), (handle.0 & 1) ^ 1);
+            self.maps.vips.write(spare.element() as usize, row);
+        }
     }
 
     /// Builds a service's table anew if its members changed; gives the lines of the old one.
