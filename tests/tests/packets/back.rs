@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
-use guidevane::dataplane::spec::VipSpec;
+use guidevane::dataplane::spec::{Standing, VipSpec};
 use guidevane_tests::packet::{Mac, Packet, flags};
 use lb_common::{layout::Mode, reason::Reason, slot::State};
 
 use crate::plane::{
     CLIENT_MAC, ELSEWHERE, HERE, INNER_MAC, OWN_MAC, Outcome, Plane, TCP, UDP, Verdict, arriving, at, mac_of,
-    service,
+    service, up,
 };
 
 /// A VIP, its backends, a client, and another client.
@@ -230,4 +230,25 @@ fn a_change_of_what_is_skipped_holds_for_answers_too() {
             assert_eq!(plane.state(client, vip), state, "{length} bytes, {skip} are skipped");
         }
     }
+}
+
+#[test]
+#[ignore = "needs root: loads the kernel program"]
+fn answers_of_a_backend_that_drains_is_down_or_has_left_still_go_back() {
+    let mut plane = Plane::new(&specs());
+    let opened = opening(&V4, TCP);
+    let (id, backend) = open(&mut plane, 0, &opened);
+    let answer = answering(Packet::tcp(backend, at(V4.client)).segment(flags::ACK, 501, 1001).payload(b"x"));
+    for (what, standing) in [
+        ("draining", Standing { active: false, ..up(backend) }),
+        ("down", Standing { healthy: false, ..up(backend) }),
+        ("without a next hop", Standing { hop: None, ..up(backend) }),
+    ] {
+        plane.stand(id, standing);
+        assert_eq!(plane.send(&answer.build()).frame, returned(&answer, at(V4.vip)), "{what}");
+    }
+    let mut fewer = specs();
+    fewer[0].backends.retain(|spec| spec.endpoint.address != backend.ip().into());
+    plane.apply(&fewer);
+    assert_eq!(plane.send(&answer.build()).frame, returned(&answer, at(V4.vip)), "no longer configured");
 }

@@ -144,6 +144,35 @@ fn hash_is_the_table() {
 
 #[test]
 #[ignore = "needs root: loads the kernel program"]
+fn no_policy_gives_a_backend_of_weight_zero_a_flow() {
+    let mut random = StdRng::seed_from_u64(9);
+    for policy in [Policy::Least, Policy::Bounded, Policy::Hash, Policy::RoundRobin, Policy::LeastConnections]
+    {
+        let mut spec = spec(policy, 3);
+        spec.backends[1].weight = 0;
+        let mut plane = Plane::new(&[spec]);
+        let idle = plane.backends()[1];
+        for _ in 0..200 {
+            assert_ne!(plane.forward(&syn(random_client(&mut random))), idle, "{policy:?}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: loads the kernel program"]
+fn hash_follows_weights_and_least_leaves_them_to_cost() {
+    for (policy, parts) in [(Policy::Hash, 4), (Policy::Least, 2)] {
+        let mut spec = spec(policy, 2);
+        spec.backends[1].weight = 300;
+        let plane = Plane::new(&[spec]);
+        let (mirror, light) = (Mirror::of(&plane, 0), plane.backends()[0]);
+        let slots = (0..mirror.size()).filter(|&slot| mirror.table(slot) == light).count() as u32;
+        assert!(slots.abs_diff(mirror.size() / parts) <= 1, "{policy:?}: {slots} of {}", mirror.size());
+    }
+}
+
+#[test]
+#[ignore = "needs root: loads the kernel program"]
 fn bounded_keeps_every_backend_under_its_bound() {
     const SHARE: u32 = 65_536;
     let mut plane = Plane::new(&[spec(Policy::Bounded, 4)]);

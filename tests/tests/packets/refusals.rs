@@ -96,8 +96,10 @@ fn a_flow_whose_backend_lost_its_next_hop_is_dropped_until_it_is_found_again() {
 #[test]
 #[ignore = "needs root: loads the kernel program"]
 fn a_packet_whose_ttl_ran_out_is_dropped() {
-    let mut plane = Plane::new(&specs());
     for vip in VIPS {
+        let mut plane = Plane::new(&specs());
+        assert_eq!(plane.reason(&opening(vip, 1001).ttl(1)), Reason::TtlExpired, "{}", vip.0);
+        assert!(plane.slots().is_empty(), "{}: a packet that goes nowhere opens no flow", vip.0);
         plane.forward(&opening(vip, 1000));
         for (ttl, expected) in [(0, Reason::TtlExpired), (1, Reason::TtlExpired), (2, Reason::Established)] {
             assert_eq!(plane.reason(&opening(vip, 1000).ttl(ttl)), expected, "{}: TTL {ttl}", vip.0);

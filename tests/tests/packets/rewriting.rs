@@ -37,6 +37,8 @@ fn specs() -> Vec<VipSpec> {
     CASES.into_iter().enumerate().map(spec).collect()
 }
 
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+
 fn fresh(client: SocketAddr, vip: SocketAddr, protocol: u8) -> Packet {
     let packet = match protocol {
         TCP => Packet::tcp(client, vip).segment(flags::SYN, 1000, 0),
@@ -75,12 +77,16 @@ fn a_new_flow_and_what_follows_reach_one_backend_rewritten_to_the_byte() {
         assert!(line.opened_at > 0 && line.request_at == 0, "{vip}: {line:?}");
 
         let next = match protocol {
-            TCP => first.clone().segment(flags::ACK, 1001, 501).payload(b"GET / HTTP/1.1\r\n\r\n"),
+            TCP => first.clone().segment(flags::ACK, 1001, 501).payload(REQUEST),
             _ => first.clone().payload(b"another"),
         };
         let outcome = plane.send(&next.build());
         assert_eq!((outcome.verdict, outcome.reason), (Verdict::Transmit, Reason::Established), "{vip}");
         assert_eq!(outcome.frame, expected(&next, backend, mode), "the second frame to {vip}");
+        if protocol == TCP {
+            let (_, line) = plane.flow(client, plane.vip_id(position)).expect("the flow is in the table");
+            assert_eq!(line.track.high_sequence, 1001 + REQUEST.len() as u32, "{vip}: payload seen");
+        }
         plane.check_gauges("after two packets of every flow");
     }
 }
