@@ -49,14 +49,18 @@ pub struct Identity {
     pub sum: u16,
 }
 
-/// Takes one off the TTL or hop limit: a packet may not circle for ever.
+/// Refuses a packet whose TTL or hop limit has run out: it may not circle for ever. Asked before a flow is
+/// entered or moved, since a packet that goes nowhere is no load.
+#[inline(always)]
+pub fn may_go_on(network: &Network) -> Result<(), Reason> {
+    if network.ttl <= 1 { Err(Reason::TtlExpired) } else { Ok(()) }
+}
+
+/// Takes one off the TTL or hop limit of a packet that [`may_go_on`].
 #[inline(always)]
 pub fn decrement_ttl(ctx: &XdpContext, network: &Network) -> Result<(), Reason> {
     const TTL: usize = 8;
     const HOP_LIMIT: usize = 7;
-    if network.ttl <= 1 {
-        return Err(Reason::TtlExpired);
-    }
     if network.v6 {
         Bytes::<{ Ipv6Hdr::LEN }>::at(ctx, L3)?.set_u8::<HOP_LIMIT>(network.ttl - 1);
         return Ok(());

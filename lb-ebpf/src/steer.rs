@@ -107,6 +107,7 @@ fn to_vip(
         TCP => Some(network.segment(ctx)?),
         _ => network.datagram(ctx).map(|()| None)?,
     };
+    forward::may_go_on(network)?;
     let opens = segment.is_none_or(|segment| segment.flags.opens());
     let (backend, reason) = match known {
         Some(flow) if !(opens && wants_another(&flow, segment.is_none())) => {
@@ -239,6 +240,7 @@ fn from_backend(
     if flow.slot.backend() != id || info.client != key.client || info.client_port_be != key.client_port_be {
         return Err(Reason::NotOurs);
     }
+    forward::may_go_on(network)?;
     if network.protocol == TCP {
         let segment = network.segment(ctx)?;
         if segment.payload > 0 || segment.flags.has(Flags::SYN | Flags::RST) {
