@@ -52,8 +52,8 @@ pub struct Steering {
     /// Where answers come back from that are translated.
     reals: Vec<(Endpoint, Handle)>,
     services: Vec<Service>,
-    /// Lines of an earlier daemon's tables, in use until tables of this one's take their place.
-    adopted: Vec<Range<u32>>,
+    /// Lines that no row leads to after the next flip: of tables that were replaced, or of an earlier daemon's.
+    retired: Vec<Range<u32>>,
     /// Backends of all services.
     pub backends: Backends,
 }
@@ -67,12 +67,12 @@ impl Steering {
     pub fn new(maps: Arc<Maps>) -> Result<Self, Error> {
         let mut arena = Arena::new(maps.table.len() as u32);
         let rows = adopted_rows(&maps);
-        let adopted: Vec<_> = rows.values().map(|(_, row)| table::lines_of(row)).collect();
-        for lines in &adopted {
+        let retired: Vec<_> = rows.values().map(|(_, row)| table::lines_of(row)).collect();
+        for lines in &retired {
             arena.claim(lines.clone());
         }
         let backends = Backends::adopt(Arc::clone(&maps))?;
-        Ok(Self { maps, arena, rows, reals: Vec::new(), services: Vec::new(), adopted, backends })
+        Ok(Self { maps, arena, rows, reals: Vec::new(), services: Vec::new(), retired, backends })
     }
 
     /// The services, in the order they were asked for.
@@ -102,11 +102,8 @@ impl Steering {
         for service in &mut self.services {
             service.table = tables.remove(&service.spec.endpoint).unwrap_or_default();
         }
-        self.publish()?;
-        for table in tables.into_values() {
-            self.arena.give_back(table.lines);
-        }
-        Ok(())
+        self.retired.extend(tables.into_values().map(|table| table.lines));
+        self.publish()
     }
 
     fn enter(&mut self, specs: &[VipSpec]) -> Result<Vec<Service>, Error> {
@@ -153,9 +150,8 @@ impl Steering {
 
     /// Builds the tables that changed, writes the rows that changed, and flips to them.
     fn publish(&mut self) -> Result<(), Error> {
-        let mut stale = Vec::new();
         for position in 0..self.services.len() {
-            stale.extend(self.build_table(position)?);
+            self.build_table(position)?;
         }
         let mut rows = HashMap::new();
         let mut taken: Vec<u16> = self.rows.values().map(|(handle, _)| handle.id()).collect();
@@ -181,9 +177,7 @@ impl Steering {
         self.flip(&rows, &reals)?;
         (self.rows, self.reals) = (rows, reals);
         grace::wait()?;
-        // Every service had its table built at the first time of all, so no row leads to an adopted one.
-        stale.append(&mut self.adopted);
-        for lines in stale {
+        for lines in self.retired.drain(..) {
             self.arena.give_back(lines);
         }
         self.write_spare_rows();
@@ -199,8 +193,8 @@ impl Steering {
         }
     }
 
-    /// Builds a service's table anew if its members changed; gives the lines of the old one.
-    fn build_table(&mut self, position: usize) -> Result<Option<Range<u32>>, Error> {
+    /// Builds a service's table anew if its members changed.
+    fn build_table(&mut self, position: usize) -> Result<(), Error> {
         let service = &mut self.services[position];
         let weighted = service.spec.weighs_table();
         let ids = service.backends.iter().zip(&service.spec.backends);
@@ -212,15 +206,15 @@ impl Steering {
         });
         let Some(table) = Table::build(members.collect(), &service.table, &mut self.arena, &self.maps.table)
         else {
-            return Ok(None);
+            return Ok(());
         };
         let table = table.map_err(|NoRoom| Error::TableFull {
             name: service.spec.name.clone(),
             lines: self.maps.table.len() as u32,
             each: TABLE_LINE,
         })?;
-        let old = std::mem::replace(&mut service.table, table);
-        Ok((!old.lines.is_empty()).then_some(old.lines))
+        self.retired.push(std::mem::replace(&mut service.table, table).lines);
+        Ok(())
     }
 
     /// The rows that the services call for: their own, and one for each of their addresses.
