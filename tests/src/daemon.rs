@@ -81,6 +81,14 @@ impl Daemon {
         Client::connect(&self.socket()).ok()?.status().ok()
     }
 
+    /// How the daemon has ended, if it has.
+    ///
+    /// # Panics
+    /// The system does not say.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("ask after the daemon")
+    }
+
     /// Waits until the state is as wanted, and gives it.
     ///
     /// # Panics
@@ -89,7 +97,7 @@ impl Daemon {
         let until = Instant::now() + PATIENCE;
         let mut last = None;
         while Instant::now() < until {
-            if let Some(status) = self.child.try_wait().expect("ask after the daemon") {
+            if let Some(status) = self.ended() {
                 panic!("the daemon ended with {status} before {what}:\n{}", self.log());
             }
             match self.status() {
@@ -137,7 +145,7 @@ impl Daemon {
     pub fn wait(&mut self) -> ExitStatus {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
-            if let Some(status) = self.child.try_wait().expect("ask after the daemon") {
+            if let Some(status) = self.ended() {
                 return status;
             }
             std::thread::sleep(Duration::from_millis(10));

@@ -3,6 +3,7 @@
 pub mod bed;
 pub mod cluster;
 pub mod daemon;
+pub mod fleet;
 pub mod load;
 pub mod packet;
 pub mod sim;

@@ -4,6 +4,7 @@
 //! Every verb works on a clean clone: what it needs it sets up itself or names.
 
 mod build_ebpf;
+mod demo;
 mod manifest;
 mod object_file;
 mod process;
@@ -30,6 +31,8 @@ enum Verb {
     Setup(setup::Args),
     /// Build the kernel object from source, or check the committed one
     BuildEbpf(build_ebpf::Args),
+    /// Compare Guidevane with round robin and least connections on simulated inference servers
+    Demo(demo::Args),
     /// Run every test, the privileged ones included
     Test(test::Args),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Setup(args) => setup::run(&args),
         Verb::BuildEbpf(args) => build_ebpf::run(&args),
+        Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
     };
     match outcome {

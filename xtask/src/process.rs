@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use nix::unistd::geteuid;
 
 /// Prints the command, runs it with inherited output and fails unless it ends with success.
 ///
@@ -55,6 +56,27 @@ pub fn outside_cargo(program: impl AsRef<Path>) -> Command {
         command.env_remove(name);
     }
     command
+}
+
+/// The variable that has cargo start what it built as root, for a `verb` that makes network namespaces and loads XDP
+/// programs; `None` when cargo is root's already.
+///
+/// So cargo builds as the user, who keeps owning `target`, and sudo starts only what needs it.
+///
+/// # Errors
+/// There is no sudo, or it refuses.
+pub fn root_runner(verb: &str) -> Result<Option<(String, &'static str)>> {
+    if geteuid().is_root() {
+        return Ok(None);
+    }
+    if find_program("sudo", &[]).is_none() {
+        bail!("this makes network namespaces and loads XDP programs; run `cargo xtask {verb}` as root");
+    }
+    run(Command::new("sudo").arg("--validate"))?;
+    let host = output(Command::new("rustc").args(["--print", "host-tuple"]))
+        .context("could not ask rustc for the host's target")?;
+    let name = format!("CARGO_TARGET_{}_RUNNER", host.replace('-', "_").to_uppercase());
+    Ok(Some((name, "sudo --preserve-env")))
 }
 
 fn display(command: &Command) -> String {

@@ -2,12 +2,11 @@
 
 use std::{env, ffi::OsString, fs, path::Path, process::Command};
 
-use anyhow::{Context as _, Result, bail};
-use nix::unistd::geteuid;
+use anyhow::Result;
 
 use crate::{
     object_file,
-    process::{cargo_bin, find_program, output, run as run_command},
+    process::{cargo_bin, find_program, root_runner, run as run_command},
     setup, workspace,
 };
 
@@ -68,7 +67,7 @@ struct Runner {
 impl Runner {
     fn new(args: &Args) -> Result<Self> {
         let nextest = find_program("cargo-nextest", cargo_bin().as_slice()).is_some();
-        Ok(Self { nextest, full: args.full, wrapper: wrapper()?, object: None })
+        Ok(Self { nextest, full: args.full, wrapper: root_runner("test")?, object: None })
     }
 
     fn run(&self, selection: Selection, args: &Args) -> Result<()> {
@@ -105,21 +104,6 @@ impl Runner {
         }
         cargo
     }
-}
-
-/// Without root, cargo builds as the user, who so keeps owning `target`, and sudo starts only the tests.
-fn wrapper() -> Result<Option<(String, &'static str)>> {
-    if geteuid().is_root() {
-        return Ok(None);
-    }
-    if find_program("sudo", &[]).is_none() {
-        bail!("the tests make network namespaces and load XDP programs; run `cargo xtask test` as root");
-    }
-    run_command(Command::new("sudo").arg("--validate"))?;
-    let host = output(Command::new("rustc").args(["--print", "host-tuple"]))
-        .context("could not ask rustc for the host's target")?;
-    let name = format!("CARGO_TARGET_{}_RUNNER", host.replace('-', "_").to_uppercase());
-    Ok(Some((name, "sudo --preserve-env")))
 }
 
 /// Whether there is an object built here that is not the committed one.
