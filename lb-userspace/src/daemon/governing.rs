@@ -20,7 +20,7 @@ use lb_common::{
 use tokio::sync::watch;
 
 use crate::{
-    dataplane::{clock::Clock, loader::Maps},
+    dataplane::{clock::Clock, counters, loader::Maps},
     governor::{Governor, Input, Options, Output, Reported},
     signals::Scrape,
 };
@@ -163,7 +163,7 @@ fn read(maps: &Maps, begun: Instant, backend: &Subject) -> Input {
     let load = maps.loads.read(id);
     let progress = |offset| maps.progress.word(id, offset).load(Ordering::Relaxed);
     Input {
-        gauges: load.gauges,
+        gauges: counters::live(&load),
         opened: load.opened,
         requests: load.requests,
         progressed: load.progressed,

@@ -16,7 +16,11 @@ use crate::{
         Snapshot, Vip,
     },
     config,
-    dataplane::{Error, counters::quantile, spec},
+    dataplane::{
+        Error,
+        counters::{self, quantile},
+        spec,
+    },
     health,
     signals::Scrape,
 };
@@ -102,7 +106,7 @@ fn backend_of(
     traffic: &Traffic,
     share: Option<f64>,
 ) -> Backend {
-    let [opening, awaiting, streaming, idle] = load.gauges;
+    let [opening, awaiting, streaming, idle] = counters::live(load);
     let steer = Steer::from_word(load.steer);
     let progress = core.dataplane.maps().progress.read(usize::from(id));
     let known = core.dataplane.steering.backends.get(id);

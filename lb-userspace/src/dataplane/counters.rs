@@ -7,8 +7,9 @@ use aya::{
     maps::{Map, MapData, PerCpuArray},
 };
 use lb_common::{
-    layout::{HISTOGRAM_BUCKETS, Histogram, Traffic},
+    layout::{HISTOGRAM_BUCKETS, Histogram, Load, Traffic},
     reason::Reason,
+    slot::GAUGES,
 };
 
 use super::error::Error;
@@ -20,6 +21,14 @@ struct TrafficPod(Traffic);
 
 // SAFETY: `repr(C)` integers without padding; every bit pattern is valid.
 unsafe impl aya::Pod for TrafficPod {}
+
+/// A backend's live flows, in the order of [`lb_common::slot::Gauge`].
+///
+/// A gauge is below zero for a moment when a flow leaves a state before the CPU that moved it there has counted it;
+/// it is read as zero, as a pick does.
+pub fn live(load: &Load) -> [u32; GAUGES] {
+    load.gauges.map(|gauge| gauge.cast_signed().max(0).cast_unsigned())
+}
 
 /// Packets by what became of them, over all CPUs; reasons that never came up are left out.
 ///
@@ -92,8 +101,14 @@ pub fn quantile(histogram: &Histogram, quantile: f64) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::quantile;
-    use lb_common::layout::Histogram;
+    use super::{live, quantile};
+    use lb_common::layout::{Histogram, Load};
+
+    #[test]
+    fn a_gauge_below_zero_is_read_as_zero() {
+        let load = Load { gauges: [3, u32::MAX, 0, 7], ..Load::default() };
+        assert_eq!(live(&load), [3, 0, 0, 7]);
+    }
 
     #[test]
     fn a_quantile_lies_within_its_bucket() {
