@@ -44,8 +44,9 @@ pub fn run(args: &Args) -> Result<()> {
     let runner = Runner::new(args)?;
     // Tests start the binaries of other packages, which no test run builds by itself.
     run_command(runner.cargo().args(["build", "--workspace", "--locked", "--bins"]))?;
-    runner.run(Selection::All, args)?;
+    // Examples in the documentation come first: what the tests say is to be the last word.
     run_command(runner.cargo().args(["test", "--workspace", "--locked", "--doc"]).args(&args.filters))?;
+    runner.run(Selection::All, args)?;
     let root = workspace::root();
     let fresh = workspace::fresh_object(&root);
     if differs(&fresh, &workspace::committed_object(&root))? {
