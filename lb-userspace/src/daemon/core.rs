@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Instant,
 };
@@ -50,8 +51,8 @@ pub struct Core {
     pub pass: Pass,
     /// When the daemon started.
     pub started: Instant,
-    /// Hops that were good before their neighbour was asked again.
-    hops: HashMap<String, NextHop>,
+    /// Hops by target that were good before their neighbour was asked again.
+    hops: HashMap<IpAddr, NextHop>,
     governing: Governing,
 }
 
@@ -64,7 +65,7 @@ impl Core {
         scrapers: Scrapers,
         governing: Governing,
     ) -> Self {
-        Self {
+        let mut core = Self {
             dataplane,
             config,
             interfaces,
@@ -77,7 +78,28 @@ impl Core {
             started: Instant::now(),
             hops: HashMap::new(),
             governing,
+        };
+        core.draining = core.adopted_drains();
+        core
+    }
+
+    /// Backends that an earlier daemon gave no new flows although nothing but a drain kept it from that.
+    fn adopted_drains(&self) -> BTreeSet<String> {
+        if !self.dataplane.adopted() {
+            return BTreeSet::new();
         }
+        let standing = |id| self.dataplane.steering.backends.get(id).map(|known| known.standing);
+        self.backends()
+            .filter(|(id, backend)| {
+                let drained =
+                    standing(*id).is_some_and(|standing| standing.hop.is_some() && !standing.active);
+                drained && backend.weight > 0
+            })
+            .map(|(_, backend)| {
+                tracing::warn!("backend {} goes on draining, as before the restart", backend.name);
+                backend.name.clone()
+            })
+            .collect()
     }
 
     /// Makes `config` what is wanted, whole or not at all.
@@ -87,12 +109,30 @@ impl Core {
     /// When the data plane has no room for it; the former configuration goes on then.
     pub fn apply(&mut self, config: Config, interfaces: Interfaces) -> anyhow::Result<()> {
         let specs = plan::vips(&config, &interfaces);
-        self.dataplane.steering.apply(&specs, self.pass.number).context("apply the configuration")?;
-        (self.config, self.interfaces) = (config, interfaces);
+        if let Err(error) = self.dataplane.steering.apply(&specs, self.pass.number) {
+            let before = plan::vips(&self.config, &self.interfaces);
+            self.dataplane.steering.apply(&before, self.pass.number).context("go back to what was before")?;
+            return Err(error).context("apply the configuration");
+        }
+        let before = std::mem::replace(&mut self.config, config);
+        self.interfaces = interfaces;
+        self.forget_moved(&before);
         let names: BTreeSet<String> = self.backends().map(|(_, backend)| backend.name.clone()).collect();
         self.draining.retain(|name| names.contains(name));
-        self.hops.retain(|name, _| names.contains(name));
         self.settle()
+    }
+
+    /// What is known of a backend is known of its address: under another one it is another server.
+    fn forget_moved(&mut self, before: &Config) {
+        let at = |config: &Config| -> HashMap<String, _> {
+            let backends = config.vips.iter().flat_map(|vip| &vip.backends);
+            backends.map(|backend| (backend.name.clone(), backend.endpoint())).collect()
+        };
+        let (old, new) = (at(before), at(&self.config));
+        let health = Arc::make_mut(&mut self.health);
+        health.retain(|name, _| old.get(&**name) == new.get(&**name));
+        let targets: BTreeSet<IpAddr> = new.values().map(SocketAddr::ip).collect();
+        self.hops.retain(|target, _| targets.contains(target));
     }
 
     /// Brings the data plane in line with what is known of backends now.
@@ -202,7 +242,7 @@ fn is_healthy(health: &health::Report, backend: &Backend, protocol: Protocol, be
 /// How a backend is reached: while its neighbour is only being asked again, as before.
 fn hop(
     table: &neighbour::Table,
-    hops: &mut HashMap<String, NextHop>,
+    hops: &mut HashMap<IpAddr, NextHop>,
     backend: &Backend,
     before: Standing,
 ) -> Option<NextHop> {
@@ -213,14 +253,14 @@ fn hop(
                 source_mac: found.source_mac.into(),
                 interface: found.ifindex,
             };
-            hops.insert(backend.name.clone(), hop);
+            hops.insert(backend.address, hop);
             Some(hop)
         }
         None | Some(Resolution::Unresolved(Reason::NotLookedUp | Reason::Asking { .. })) => {
-            hops.get(&backend.name).copied().or(before.hop)
+            hops.get(&backend.address).copied().or(before.hop)
         }
         Some(Resolution::Unresolved(_)) => {
-            hops.remove(&backend.name);
+            hops.remove(&backend.address);
             None
         }
     }

@@ -95,7 +95,7 @@ impl Daemon {
         let (governing, sweeping) = match started {
             Ok(threads) => threads,
             Err(error) => {
-                give_up(dataplane);
+                leave_nothing(&mut dataplane);
                 return Err(error);
             }
         };
@@ -121,15 +121,32 @@ impl Daemon {
             addresses: VipAddresses::new(netlink.clone()),
             netlink,
         };
-        daemon.watch(&config, None)?;
-        daemon.lock().settle()?;
-        daemon.announce(&config).await?;
-        let serving = tokio::spawn(server.serve(Arc::new(Commands(Arc::clone(&daemon.core)))));
-        tracing::info!("steering {} VIPs", config.vips.len());
-        let outcome = daemon.run().await;
-        serving.abort();
-        daemon.addresses.remove_all().await.context("take VIP addresses off their interfaces")?;
+        let outcome = daemon.serve(&config, server).await;
+        let pinned = daemon.lock().dataplane.is_pinned();
+        // Where the kernel goes on steering, the neighbours must go on finding the VIPs.
+        if outcome.is_err() || !pinned {
+            daemon.addresses.remove_all().await.context("take VIP addresses off their interfaces")?;
+        }
         outcome
+    }
+
+    /// Takes up the work and does it until told to stop.
+    async fn serve(&mut self, config: &Config, server: Server) -> anyhow::Result<()> {
+        if let Err(error) = self.take_up(config).await {
+            leave_nothing(&mut self.lock().dataplane);
+            return Err(error);
+        }
+        let serving = tokio::spawn(server.serve(Arc::new(Commands(Arc::clone(&self.core)))));
+        tracing::info!("steering {} VIPs", config.vips.len());
+        let outcome = self.run().await;
+        serving.abort();
+        outcome
+    }
+
+    async fn take_up(&mut self, config: &Config) -> anyhow::Result<()> {
+        self.watch(config, None)?;
+        self.lock().settle()?;
+        self.announce(config).await
     }
 
     /// What needs the kernel: the configuration in its maps, the program on its interfaces, the threads.
@@ -263,13 +280,18 @@ impl Daemon {
 
     /// Reads the configuration again: the whole of it is taken over, or nothing.
     async fn reload(&mut self) {
-        match self.try_reload().await {
+        let (config, before) = match self.take_over().await {
+            Ok(taken) => taken,
+            Err(error) => return tracing::error!("the configuration stays as it was: {error:#}"),
+        };
+        match self.follow(&config, &before).await {
             Ok(()) => tracing::info!("{} was read again and applied", self.file.display()),
-            Err(error) => tracing::error!("the configuration stays as it was: {error:#}"),
+            Err(error) => tracing::error!("the new configuration is applied, but {error:#}"),
         }
     }
 
-    async fn try_reload(&mut self) -> anyhow::Result<()> {
+    /// Applies the configuration as it is now; gives it, and the one before.
+    async fn take_over(&self) -> anyhow::Result<(Config, Config)> {
         let mut config = Config::load(&self.file)?;
         let before = self.lock().config.clone();
         config.daemon.socket.clone_from(&before.daemon.socket);
@@ -277,10 +299,40 @@ impl Daemon {
         let interfaces = plan::find_interfaces(&config, &self.netlink).await?;
         plan::metrics_urls(&config)?;
         tokio::task::block_in_place(|| self.lock().apply(config.clone(), interfaces))?;
-        self.watch(&config, Some(&before))?;
+        Ok((config, before))
+    }
+
+    /// Watches and announces what a new configuration names, and no longer what only the old one did.
+    async fn follow(&mut self, config: &Config, before: &Config) -> anyhow::Result<()> {
+        self.watch(config, Some(before))?;
         let meta = self.lock().dataplane.maps().meta.read(0);
         self.sweeping.set_policy(plan::timeouts(&config.daemon, age_tick(&meta)));
-        self.announce(&config).await
+        // Scrapes are known only now.
+        tokio::task::block_in_place(|| self.lock().settle())?;
+        self.withdraw(config, before).await?;
+        self.announce(config).await
+    }
+
+    /// Takes addresses off interfaces that the new configuration no longer wants there.
+    async fn withdraw(&mut self, config: &Config, before: &Config) -> anyhow::Result<()> {
+        let placed = |config: &Config| -> Vec<_> {
+            let vips = config.vips.iter();
+            vips.filter_map(|vip| match &vip.announce {
+                Announce::Address { interface } => Some((interface.clone(), vip.address)),
+                Announce::None | Announce::Arp { .. } => None,
+            })
+            .collect()
+        };
+        let wanted = placed(config);
+        let interfaces = self.lock().interfaces.clone();
+        for (name, address) in placed(before).into_iter().filter(|place| !wanted.contains(place)) {
+            let interface = interfaces.get(&name).with_context(|| format!("interface {name} is gone"))?;
+            self.addresses
+                .remove(interface, address)
+                .await
+                .with_context(|| format!("take {address} off {name}"))?;
+        }
+        Ok(())
     }
 }
 
@@ -308,7 +360,7 @@ fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
 }
 
 /// Leaves nothing behind of a start that failed; what was there before it stays.
-fn give_up(mut dataplane: Dataplane) {
+fn leave_nothing(dataplane: &mut Dataplane) {
     if dataplane.adopted() {
         return;
     }

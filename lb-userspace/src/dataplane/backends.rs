@@ -122,6 +122,8 @@ impl Backends {
             if let Some(known) = self.known.get_mut(&id) {
                 known.spec = spec.clone();
                 known.left_in = None;
+                // The weight is part of it: zero takes no new flows.
+                self.maps.backends.half(usize::from(id), CONTROL).store(control_of(known), Ordering::SeqCst);
             }
             return Ok(id);
         }

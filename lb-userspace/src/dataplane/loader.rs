@@ -4,7 +4,8 @@
 
 use std::{
     borrow::Cow,
-    fs, io,
+    fs::{self, File},
+    io,
     os::{fd::AsFd as _, unix::fs::DirBuilderExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,6 +22,10 @@ use lb_common::{
     siphash::Key,
     slot::{MAX_BACKENDS, age_shift},
     table::WAYS,
+};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
 };
 use rand::Rng as _;
 use sha2::{Digest as _, Sha256};
@@ -93,6 +98,8 @@ pub struct Kernel {
     pub adopted: bool,
     /// SHA-256 of the object, in hexadecimal.
     pub sha256: String,
+    /// Keeps others off the pins for as long as this lives.
+    _lock: Option<Flock<File>>,
 }
 
 /// The object to load: the embedded one, or the one the environment names.
@@ -109,26 +116,38 @@ impl Kernel {
     ///
     /// See [`Error`]; what was pinned before stays as it was.
     pub fn load(options: &Options) -> Result<(Self, Clock), Error> {
-        let pinned = options.pin.as_deref().map(adoptable).transpose()?.flatten();
-        let adopted = pinned.is_some();
+        let Some(pin) = &options.pin else { return Self::load_for(options, None, None) };
+        make_directory(pin)?;
+        let lock = lock(pin)?;
+        let adopted = adoptable(pin)?;
+        let loaded = Self::load_for(options, adopted, Some(lock));
+        if loaded.is_err() && adopted.is_none() {
+            // What a failed load pinned is in nobody's use.
+            remove_pins(pin, &fresh(options.flow_slots, 0))?;
+        }
+        loaded
+    }
+
+    fn load_for(
+        options: &Options,
+        adopted: Option<Meta>,
+        lock: Option<Flock<File>>,
+    ) -> Result<(Self, Clock), Error> {
         let object = object()?;
-        let meta = match pinned {
+        let meta = match adopted {
             Some(meta) => meta,
             None => fresh(options.flow_slots, tick_rate(&object)?),
         };
-        if let (Some(pin), false) = (&options.pin, adopted) {
-            make_directory(pin)?;
-        }
         let mut ebpf = load_object(&object, &meta, options.pin.as_deref())?;
         let maps = Arc::new(Maps::open(&ebpf, &meta)?);
-        if !adopted {
+        if adopted.is_none() {
             maps.meta.write(0, &meta);
         }
         let clock_map = element_map(&ebpf, "CLOCK", 1)?;
         load_program(&mut ebpf, "clock")?;
         load_program(&mut ebpf, PROGRAM)?;
         let sha256 = Sha256::digest(&object).iter().map(|byte| format!("{byte:02x}")).collect();
-        let kernel = Self { ebpf, maps, meta, adopted, sha256 };
+        let kernel = Self { ebpf, maps, meta, adopted: adopted.is_some(), sha256, _lock: lock };
         let clock = Clock::anchored(meta.hz, || kernel.sample(), clock_map)?;
         Ok((kernel, clock))
     }
@@ -241,6 +260,38 @@ fn xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Error>
         .ok_or(Error::Missing(name))?
         .try_into()
         .map_err(|source| Error::Program { name, source })
+}
+
+/// Makes sure that no other daemon works on the pins in a directory.
+fn lock(directory: &Path) -> Result<Flock<File>, Error> {
+    let refuse = |reason: String| Error::Pin { path: directory.to_path_buf(), reason };
+    let file = File::open(directory).map_err(|error| refuse(error.to_string()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        Errno::EWOULDBLOCK => {
+            Error::Adopt { path: directory.to_path_buf(), reason: "another guidevane works on it".to_owned() }
+        }
+        error => refuse(error.to_string()),
+    })
+}
+
+/// Removes the pins of maps from a directory, and the directory if nothing else is left in it.
+///
+/// # Errors
+///
+/// When a pin cannot be removed.
+pub fn remove_pins(directory: &Path, meta: &Meta) -> Result<(), Error> {
+    for (name, ..) in shapes(meta) {
+        let path = directory.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::Pin { path, reason: error.to_string() });
+            }
+            _ => {}
+        }
+    }
+    // Others may keep their pins in it.
+    let _ = fs::remove_dir(directory);
+    Ok(())
 }
 
 fn make_directory(path: &Path) -> Result<(), Error> {

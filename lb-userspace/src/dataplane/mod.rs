@@ -27,12 +27,7 @@ pub mod steering;
 pub mod sweep;
 mod table;
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use lb_common::{layout::Traffic, reason::Reason};
 
@@ -151,11 +146,7 @@ impl Dataplane {
     pub fn unpin(&mut self) -> Result<(), Error> {
         self.attached.clear();
         let Some(directory) = &self.pin else { return Ok(()) };
-        remove_pins(directory)
+        attach::forget_others(directory, &[])?;
+        loader::remove_pins(directory, &self.kernel.meta)
     }
-}
-
-fn remove_pins(directory: &Path) -> Result<(), Error> {
-    fs::remove_dir_all(directory)
-        .map_err(|error| Error::Pin { path: directory.to_path_buf(), reason: error.to_string() })
 }

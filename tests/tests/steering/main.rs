@@ -3,5 +3,6 @@
 mod churn;
 mod connections;
 mod refusals;
+mod reloads;
 mod streaming;
 mod support;
