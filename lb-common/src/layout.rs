@@ -6,6 +6,7 @@
 use crate::{
     address::{Address, Endpoint, Mac},
     index,
+    reason::{REASONS, Reason},
     siphash::Key,
     slot::{GAUGES, MAX_BACKENDS},
     track::Track,
@@ -20,6 +21,18 @@ pub const MAX_VIPS: usize = 512;
 /// Ids of `VIPS`: services and addresses.
 pub const VIP_IDS: usize = 2 * MAX_VIPS;
 
+/// Whose a packet is that is no VIP's.
+pub const NO_VIP: u16 = VIP_IDS as u16;
+
+/// Elements of `REASONS_SEEN`: a run of reasons for each VIP, and one for what is no VIP's.
+pub const REASON_ELEMENTS: usize = (VIP_IDS + 1) * REASONS;
+
+/// The element that counts packets of a VIP, or of [`NO_VIP`], by what became of them.
+#[inline(always)]
+pub const fn reason_element(vip: u16, reason: Reason) -> u32 {
+    vip as u32 * REASONS as u32 + reason as u32
+}
+
 /// Table entries in one element of `TABLE`.
 pub const TABLE_LINE: usize = 32;
 
@@ -32,7 +45,7 @@ pub const FLOW_SETS: usize = 1 << 17;
 
 /// Changes whenever an element's size or meaning, or the hash, changes: pins of another layout are refused.
 pub const LAYOUT: u64 = {
-    const REVISION: u64 = 2;
+    const REVISION: u64 = 3;
     let sizes = [
         size_of::<Meta>(),
         size_of::<Control>(),

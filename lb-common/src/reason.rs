@@ -15,7 +15,7 @@ pub enum Action {
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $action:ident;)*) => {
-        /// Why a packet went where it went. Its number is its element in the `REASONS` map.
+        /// Why a packet went where it went. Its number is its place in a VIP's run of `REASONS_SEEN`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
         pub enum Reason { $($(#[$doc])* $name,)* }
@@ -74,6 +74,6 @@ reasons! {
     Internal = "internal_error", Drop;
 }
 
-/// Elements of the `REASONS` map; room for those to come.
+/// Elements of `REASONS_SEEN` for each VIP; room for reasons to come.
 pub const REASONS: usize = 64;
 const _: () = assert!(Reason::ALL.len() <= REASONS);

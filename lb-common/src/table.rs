@@ -25,7 +25,7 @@ pub trait Word: Hide {
     fn compare_exchange(&self, old: u64, new: u64) -> u64;
 }
 
-/// A slot that a scan found.
+/// What a scan found: the slot, or the empty one at position 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Position in its set, `0..WAYS`.
@@ -51,7 +51,7 @@ pub const fn other_set(set: u32, tag: u64, mask: u32) -> u32 {
 
 /// Looks for a flow in a set.
 #[inline(always)]
-pub fn find<W: Word>(set: &[W; WAYS], tag: u64) -> Option<Found> {
+pub fn find<W: Word>(set: &[W; WAYS], tag: u64) -> Found {
     let (mut hit, mut position, mut word) = (0u64, 0u64, 0u64);
     for (way, entry) in set.iter().enumerate() {
         let entry = entry.load();
@@ -60,10 +60,7 @@ pub fn find<W: Word>(set: &[W; WAYS], tag: u64) -> Option<Found> {
         position |= first * way as u64;
         word |= entry & first.wrapping_neg();
     }
-    if hit == 0 {
-        return None;
-    }
-    Some(Found { position: position as usize & (WAYS - 1), slot: Slot(word) })
+    Found { position: position as usize & (WAYS - 1), slot: Slot(word) }
 }
 
 /// What a set has to offer to a new flow.

@@ -38,6 +38,12 @@ pub fn vip(id: u16) -> Option<&'static Vip> {
     VIPS.get(u32::from(id) * 2)
 }
 
+/// A row of `VIPS` by its element.
+#[inline(always)]
+pub fn row(element: u32) -> Option<&'static Vip> {
+    VIPS.get(element)
+}
+
 /// The backend of a `nat` VIP that listens at an endpoint.
 #[inline(always)]
 pub fn backend_at(endpoint: &Endpoint) -> Option<(u16, &'static Hop)> {

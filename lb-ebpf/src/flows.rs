@@ -9,7 +9,7 @@ use lb_common::{
     layout::{FlowInfo, Histogram, backend_bits},
     siphash::Key,
     slot::{self, Slot, State},
-    table::{self, WAYS, Word as _},
+    table::{self, Found, WAYS, Word as _},
     track::{self, Event, Flags, Record, Segment, Track, Verdict},
 };
 
@@ -65,21 +65,27 @@ pub fn nanoseconds() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// Looks a flow up in both of its sets.
+/// Looks a flow up in both of its sets. One that is in neither has an empty slot ([`Flow::is_known`]): an
+/// option around it would be undefined memory when it is none, which the compiler may spill and the verifier
+/// then refuses.
 #[inline(always)]
 pub fn find(hash: u64) -> Option<Flow> {
     let mask = SET_MASK.load();
     let tag = slot::tag(hash);
     let first = table::first_set(hash, mask);
-    find_in(first, tag).or_else(|| find_in(table::other_set(first, tag, mask), tag))
+    let flow = find_in(first, tag)?;
+    if flow.is_known() {
+        return Some(flow);
+    }
+    find_in(table::other_set(first, tag, mask), tag)
 }
 
 #[inline(always)]
 fn find_in(set: u32, tag: u64) -> Option<Flow> {
     let words = flow_set(set)?;
-    let found = table::find(words, tag)?;
-    let word = &words[found.position & (WAYS - 1)];
-    Some(Flow { slot: found.slot, number: set * WAYS as u32 + found.position as u32, word })
+    let Found { position, slot } = table::find(words, tag);
+    let word = &words[position & (WAYS - 1)];
+    Some(Flow { slot, number: set * WAYS as u32 + position as u32, word })
 }
 
 /// The cold line of a slot.
@@ -198,6 +204,12 @@ fn move_gauge(vip: u16, backend: u16, state: State, by: i32) {
 }
 
 impl Flow {
+    /// Whether the table has it.
+    #[inline(always)]
+    pub fn is_known(&self) -> bool {
+        self.slot.0 != Slot::EMPTY.0
+    }
+
     /// A TCP segment of this flow from its client.
     #[inline(always)]
     pub fn on_segment(&self, vip: u16, segment: &Segment, skip: u16) {

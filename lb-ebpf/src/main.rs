@@ -19,16 +19,17 @@ mod steer;
 mod word;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use lb_common::layout::Clock;
+use lb_common::layout::{self, Clock};
 
 /// Steers packets for VIPs, answers for their addresses, and passes everything else.
 #[xdp]
 pub fn guidevane(ctx: XdpContext) -> u32 {
-    let (action, reason) = match steer::packet(&ctx) {
+    let mut owner = layout::NO_VIP;
+    let (action, reason) = match steer::packet(&ctx, &mut owner) {
         Ok(done) => done,
         Err(reason) => (steer::action_of(reason), reason),
     };
-    if let Some(seen) = maps::REASONS_SEEN.get_ptr_mut(reason as u32) {
+    if let Some(seen) = maps::REASONS_SEEN.get_ptr_mut(layout::reason_element(owner, reason)) {
         // SAFETY: this CPU's own element of the map.
         unsafe { *seen += 1 };
     }

@@ -9,10 +9,9 @@ use aya_ebpf::{
 use lb_common::{
     index,
     layout::{
-        Backend, Clock, Control, FLOW_SETS, FlowInfo, Histogram, Load, Meta, TABLE_LINE, TABLE_LINES, Total,
-        Traffic, VIP_IDS, Vip,
+        Backend, Clock, Control, FLOW_SETS, FlowInfo, Histogram, Load, Meta, REASON_ELEMENTS, TABLE_LINE,
+        TABLE_LINES, Total, Traffic, VIP_IDS, Vip,
     },
-    reason::REASONS,
     slot::MAX_BACKENDS,
     table::WAYS,
 };
@@ -66,7 +65,7 @@ pub static FLOW_INFO: Array<FlowInfo, { FLOW_SETS * WAYS }, SHARED> = Array::new
 #[btf_map]
 pub static TRAFFIC: PerCpuArray<Traffic, MAX_BACKENDS> = PerCpuArray::new();
 #[btf_map]
-pub static REASONS_SEEN: PerCpuArray<u64, REASONS> = PerCpuArray::new();
+pub static REASONS_SEEN: PerCpuArray<u64, REASON_ELEMENTS> = PerCpuArray::new();
 
 /// A set of the flow table.
 #[inline(always)]

@@ -5,6 +5,7 @@ use lb_common::{
     address::Endpoint,
     flow::FlowKey,
     layout::{FlowInfo, Hop, Mode, Vip, backend_bits, vip_flags},
+    maglev::NOBODY,
     pick::Policy,
     reason::Reason,
     slot::State,
@@ -22,9 +23,9 @@ use crate::{
 /// What to do with the packet, and why.
 pub type Outcome = Result<(u32, Reason), Reason>;
 
-/// Reads a packet as far as it must to know whose it is.
+/// Reads a packet as far as it must to know whose it is; `owner` becomes the id of its VIP.
 #[inline(always)]
-pub fn packet(ctx: &XdpContext) -> Outcome {
+pub fn packet(ctx: &XdpContext, owner: &mut u16) -> Outcome {
     let network = match packet::ether_type(ctx).map_err(unreadable)? {
         ETHERTYPE_IPV4 => packet::ipv4(ctx).map_err(unreadable)?,
         ETHERTYPE_IPV6 => packet::ipv6(ctx).map_err(unreadable)?,
@@ -37,24 +38,28 @@ pub fn packet(ctx: &XdpContext) -> Outcome {
     let Ok((source, destination)) = network.ports(ctx) else {
         return Err(for_address(&network, Reason::Truncated));
     };
-    // One look-up in the flow table serves both directions: what differs is which end is the client.
-    let vip = backends::vip_at(&network.to(destination));
-    let (client, port_be, id, server) = match vip {
-        Some((_, vip)) => (network.source, source, vip.id, None),
+    // One look-up in the flow table serves both directions: what differs is which end is the client. Rows are
+    // looked up again below: what is alive across the look-up takes room on the stack.
+    let (client, port_be, id, element, server) = match backends::vip_at(&network.to(destination)) {
+        Some((element, vip)) => (network.source, source, vip.id, element, NOBODY),
         None => {
-            let (id, hop) = backends::backend_at(&network.from(source)).ok_or(Reason::NotOurs)?;
-            (network.destination, destination, hop.vip, Some((id, hop)))
+            let (server, hop) = backends::backend_at(&network.from(source)).ok_or(Reason::NotOurs)?;
+            (network.destination, destination, hop.vip, 0, server)
         }
     };
     let key = FlowKey { client, client_port_be: port_be, vip: id };
     let hash = key.hash(flows::key());
-    let known = flows::find(hash);
-    if let Some((id, hop)) = server {
-        let flow = known.ok_or(Reason::NotOurs)?;
-        return from_backend(ctx, &network, id, hop, &key, &flow);
+    let flow = flows::find(hash).ok_or(Reason::Internal)?;
+    if server != NOBODY {
+        if !flow.is_known() {
+            return Err(Reason::NotOurs);
+        }
+        let (_, hop) = backends::backend(server).ok_or(Reason::Internal)?;
+        return from_backend(ctx, &network, server, hop, &key, &flow);
     }
-    let (element, vip) = vip.ok_or(Reason::Internal)?;
-    to_vip(ctx, &network, &Service { element, vip }, &key, hash, known)
+    *owner = id;
+    let vip = backends::row(element).ok_or(Reason::Internal)?;
+    to_vip(ctx, &network, &Service { element, vip }, &key, hash, &flow)
 }
 
 /// The VIP a packet is for, and its live row's element.
@@ -100,7 +105,7 @@ fn to_vip(
     service: &Service,
     key: &FlowKey,
     hash: u64,
-    known: Option<Flow>,
+    flow: &Flow,
 ) -> Outcome {
     let vip = service.vip;
     let segment = match network.protocol {
@@ -109,15 +114,16 @@ fn to_vip(
     };
     forward::may_go_on(network)?;
     let opens = segment.is_none_or(|segment| segment.flags.opens());
-    let (backend, reason) = match known {
-        Some(flow) if !(opens && wants_another(&flow, segment.is_none())) => {
+    let stays = flow.is_known() && !(opens && wants_another(flow, segment.is_none()));
+    let (backend, reason) = match stays {
+        true => {
             match &segment {
                 Some(segment) => flow.on_segment(vip.id, segment, vip.skip_bytes),
                 None => flow.on_datagram(vip.id),
             }
             (flow.slot.backend(), Reason::Established)
         }
-        _ if opens => open(ctx, service, key, hash, known, segment.as_ref())?,
+        _ if opens => open(ctx, service, key, hash, flow, segment.as_ref())?,
         _ if vip.mode == Mode::Nat as u8 => return Err(Reason::UnknownNat),
         _ => {
             let affinity = affinity(vip, key, hash);
@@ -135,21 +141,22 @@ fn open(
     service: &Service,
     key: &FlowKey,
     hash: u64,
-    known: Option<Flow>,
+    flow: &Flow,
     segment: Option<&Segment>,
 ) -> Result<(u16, Reason), Reason> {
     let vip = service.vip;
     let affinity = affinity(vip, key, hash);
     let backend =
         backends::choose(service.element, vip.rule.policy, affinity, hash).ok_or(Reason::NoBackend)?;
-    let entered = match &known {
-        Some(flow) => match flows::reopen(flow, vip.id, backend) {
+    let entered = if flow.is_known() {
+        match flows::reopen(flow, vip.id, backend) {
             Ok(number) => Some(number),
             // The same flow, reopened by its twin on another CPU: that one's pick holds.
             Err(slot) if slot.tag() == flow.slot.tag() => return Ok((slot.backend(), Reason::Established)),
             Err(_) => None,
-        },
-        None => flows::open(hash, vip.id, backend),
+        }
+    } else {
+        flows::open(hash, vip.id, backend)
     };
     let Some(number) = entered else { return Ok((backend, Reason::Untracked)) };
     if let Some(line) = flows::info(number) {
@@ -176,26 +183,28 @@ fn wants_another(flow: &Flow, datagram: bool) -> bool {
         return true;
     }
     const ALIVE: u32 = backend_bits::PRESENT | backend_bits::HEALTHY;
-    backends::backend(flow.slot.backend()).is_none_or(|(control, _)| control & ALIVE != ALIVE)
+    // What follows a FIN is a new connection: it may not go where new ones are not welcome.
+    let closing = flow.slot.state() as u8 == State::Closing as u8;
+    let wanted = if closing { backend_bits::ELIGIBLE } else { ALIVE };
+    backends::backend(flow.slot.backend()).is_none_or(|(control, _)| control & wanted != wanted)
 }
 
 /// Writes a new flow's cold line.
 #[inline(always)]
 fn write_line(ctx: &XdpContext, key: &FlowKey, segment: Option<&Segment>, line: *mut FlowInfo) {
     let Ok((own_mac, client_mac)) = forward::frame_addresses(ctx) else { return };
-    let info = FlowInfo {
-        client: key.client,
-        client_port_be: key.client_port_be,
-        vip: key.vip,
-        client_mac,
-        own_mac,
-        interface: ctx.ingress_ifindex() as u32,
-        track: segment.map(track::opened).unwrap_or_default(),
-        opened_at: flows::nanoseconds(),
-        request_at: 0,
-    };
-    // SAFETY: the pointer is to a whole element of the map.
-    unsafe { line.write(info) };
+    let FlowInfo { client, client_port_be, vip, client_mac: from, own_mac: to, interface, track, opened_at, request_at } =
+        // SAFETY: the pointer is to a whole element of the map, plain numbers.
+        unsafe { &mut *line };
+    // Field by field: a whole line would take a seventh of the stack.
+    *client = key.client;
+    *client_port_be = key.client_port_be;
+    *vip = key.vip;
+    (*from, *to) = (client_mac, own_mac);
+    *interface = ctx.ingress_ifindex() as u32;
+    *track = segment.map(track::opened).unwrap_or_default();
+    *opened_at = flows::nanoseconds();
+    *request_at = 0;
 }
 
 #[inline(always)]

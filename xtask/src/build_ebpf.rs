@@ -109,6 +109,20 @@ fn usable_toolchains() -> Result<Vec<Toolchain>> {
     })
 }
 
+/// Tells the sources that the object at [`workspace::fresh_object`] was built from.
+fn sources_of_fresh(root: &Path) -> PathBuf {
+    workspace::fresh_object(root).with_extension("sources")
+}
+
+/// Whether the object at [`workspace::fresh_object`] was built from the sources as they are now.
+///
+/// # Errors
+/// The sources cannot be read.
+pub fn fresh_is_current(root: &Path) -> Result<bool> {
+    let Ok(digest) = fs::read_to_string(sources_of_fresh(root)) else { return Ok(false) };
+    Ok(digest == source_digest(root, &FLAGS)?)
+}
+
 /// Builds, strips and leaves the result at [`workspace::fresh_object`].
 fn build(root: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
     let crate_folder = root.join(EBPF_CRATE);
@@ -122,6 +136,7 @@ fn build(root: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
     run_command(&mut cargo)?;
     let object = object_file::strip(&read(&target_folder.join(TARGET).join("release").join(BINARY))?)?;
     write(&workspace::fresh_object(root), &object)?;
+    write(&sources_of_fresh(root), source_digest(root, &FLAGS)?.as_bytes())?;
     Ok(object)
 }
 

@@ -5,6 +5,7 @@ use std::{env, ffi::OsString, fs, path::Path, process::Command};
 use anyhow::Result;
 
 use crate::{
+    build_ebpf::fresh_is_current,
     object_file,
     process::{cargo_bin, find_program, root_runner, run as run_command},
     setup, workspace,
@@ -49,7 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
     runner.run(Selection::All, args)?;
     let root = workspace::root();
     let fresh = workspace::fresh_object(&root);
-    if differs(&fresh, &workspace::committed_object(&root))? {
+    if fresh_is_current(&root)? && differs(&fresh, &workspace::committed_object(&root))? {
         eprintln!("once more with the object built here: {}", fresh.display());
         let runner = Runner { object: Some(fresh.into()), ..runner };
         runner.run(Selection::Privileged, args)?;

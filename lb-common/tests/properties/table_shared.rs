@@ -55,7 +55,8 @@ impl Shared {
         let first = first_set(hash, MASK);
         [first, other_set(first, tag(hash), MASK)].into_iter().find_map(|set| {
             let set = &self.sets[set as usize];
-            find(set, tag(hash)).map(|found| (&set[found.position], found.slot))
+            let found = find(set, tag(hash));
+            (found.slot != Slot::EMPTY).then_some((&set[found.position], found.slot))
         })
     }
 

@@ -36,7 +36,7 @@ pub fn shapes(meta: &Meta) -> [(&'static str, usize, usize, bool); 15] {
         ("FLOWS", WAYS * 8, sets, true),
         ("FLOW_INFO", size_of::<layout::FlowInfo>(), sets * WAYS, true),
         ("TRAFFIC", size_of::<layout::Traffic>(), MAX_BACKENDS, false),
-        ("REASONS_SEEN", size_of::<u64>(), lb_common::reason::REASONS, false),
+        ("REASONS_SEEN", size_of::<u64>(), layout::REASON_ELEMENTS, false),
     ]
 }
 

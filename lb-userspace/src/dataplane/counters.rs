@@ -7,7 +7,7 @@ use aya::{
     maps::{Map, MapData, PerCpuArray},
 };
 use lb_common::{
-    layout::{HISTOGRAM_BUCKETS, Histogram, Load, Traffic},
+    layout::{self, HISTOGRAM_BUCKETS, Histogram, Load, Traffic},
     reason::Reason,
     slot::GAUGES,
 };
@@ -30,16 +30,17 @@ pub fn live(load: &Load) -> [u32; GAUGES] {
     load.gauges.map(|gauge| gauge.cast_signed().max(0).cast_unsigned())
 }
 
-/// Packets by what became of them, over all CPUs; reasons that never came up are left out.
+/// Packets of a VIP, or of [`layout::NO_VIP`], by what became of them, over all CPUs; reasons that never came
+/// up are left out.
 ///
 /// # Errors
 ///
 /// When the map cannot be read.
-pub fn reasons(ebpf: &Ebpf) -> Result<BTreeMap<Reason, u64>, Error> {
+pub fn reasons(ebpf: &Ebpf, vip: u16) -> Result<BTreeMap<Reason, u64>, Error> {
     let map = per_cpu::<u64>(ebpf, "REASONS_SEEN")?;
     let mut seen = BTreeMap::new();
     for &reason in Reason::ALL {
-        let count: u64 = read(&map, "REASONS_SEEN", reason as u32)?.iter().sum();
+        let count: u64 = read(&map, "REASONS_SEEN", layout::reason_element(vip, reason))?.iter().sum();
         if count > 0 {
             seen.insert(reason, count);
         }

@@ -29,7 +29,10 @@ mod table;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use lb_common::{layout::Traffic, reason::Reason};
+use lb_common::{
+    layout::{NO_VIP, Traffic},
+    reason::Reason,
+};
 
 use attach::{Attachment, Port};
 pub use backends::static_cost;
@@ -120,13 +123,28 @@ impl Dataplane {
         self.clock.anchor(|| self.kernel.sample())
     }
 
-    /// Packets by what became of them.
+    /// Packets of a VIP, by its id, or of [`NO_VIP`], by what became of them.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn reasons_of(&self, vip: u16) -> Result<BTreeMap<Reason, u64>, Error> {
+        counters::reasons(&self.kernel.ebpf, vip)
+    }
+
+    /// Packets of all VIPs there are and of none, by what became of them.
     ///
     /// # Errors
     ///
     /// When the map cannot be read.
     pub fn reasons(&self) -> Result<BTreeMap<Reason, u64>, Error> {
-        counters::reasons(&self.kernel.ebpf)
+        let mut sum = self.reasons_of(NO_VIP)?;
+        for service in self.steering.services() {
+            for (reason, count) in self.reasons_of(service.id)? {
+                *sum.entry(reason).or_default() += count;
+            }
+        }
+        Ok(sum)
     }
 
     /// What was forwarded to a backend.

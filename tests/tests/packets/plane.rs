@@ -124,6 +124,8 @@ impl Plane {
             let backend = self.address_of(id);
             self.stand(id, up(backend));
         }
+        // VIPs that were adopted bring their counts with them.
+        self.seen = self.dataplane.reasons().expect("counters are readable");
     }
 
     pub fn stand(&mut self, id: u16, standing: Standing) {
@@ -220,7 +222,10 @@ impl Plane {
             let set = set as usize;
             let words: [FlowWord<'_>; WAYS] =
                 std::array::from_fn(|way| FlowWord(maps.flows.word(set, way * 8)));
-            let found = table::find(&words, slot::tag(hash))?;
+            let found = table::find(&words, slot::tag(hash));
+            if found.slot == Slot::EMPTY {
+                return None;
+            }
             Some((found.slot, maps.flow_info.read(set * WAYS + found.position)))
         })
     }

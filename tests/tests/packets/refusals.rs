@@ -38,6 +38,21 @@ fn opening((vip, protocol, _): (&str, u8, Mode), port: u16) -> Packet {
 
 #[test]
 #[ignore = "needs root: loads the kernel program"]
+fn a_drop_is_counted_for_its_vip() {
+    let mut empty = specs();
+    empty[1].backends.clear();
+    let mut plane = Plane::new(&empty);
+    assert_eq!(plane.reason(&opening(VIPS[1], 1000)), Reason::NoBackend);
+    assert_eq!(plane.reason(&opening(VIPS[0], 1000)), Reason::NewFlow);
+    let counts = |position| {
+        let seen = plane.dataplane.reasons_of(plane.vip_id(position)).expect("counters are readable");
+        [Reason::NewFlow, Reason::NoBackend].map(|reason| seen.get(&reason).copied().unwrap_or(0))
+    };
+    assert_eq!([counts(0), counts(1), counts(2)], [[1, 0], [0, 1], [0, 0]]);
+}
+
+#[test]
+#[ignore = "needs root: loads the kernel program"]
 fn without_a_backend_that_can_take_it_a_flow_is_dropped() {
     let mut empty = specs();
     empty.iter_mut().for_each(|spec| spec.backends.clear());

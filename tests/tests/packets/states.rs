@@ -259,6 +259,12 @@ fn flows_stay_with_a_draining_backend_and_new_ones_avoid_it() {
     for port in 1..200 {
         assert_ne!(plane.forward(&segment(SocketAddr::new(client.ip(), port), SYN)), id, "port {port}");
     }
+    // Behind a FIN comes another connection, and new ones are not welcome.
+    plane.forward(&segment(client, ACK | FIN).segment(ACK | FIN, 1001 + REQUEST.len() as u32, 501));
+    plane.forward(&segment(client, ACK).segment(ACK, 1001 + REQUEST.len() as u32, 5_000));
+    plane.forward(&segment(client, ACK | FIN).segment(ACK | FIN, 1001 + REQUEST.len() as u32, 5_000));
+    assert_eq!(plane.state(client, plane.vip_id(0)), State::Closing);
+    assert_ne!(plane.forward(&segment(client, SYN)), id, "the port is used again");
     plane.check_gauges("after draining");
 }
 
