@@ -139,8 +139,8 @@ impl Dataplane {
     /// When the map cannot be read.
     pub fn reasons(&self) -> Result<BTreeMap<Reason, u64>, Error> {
         let mut sum = self.reasons_of(NO_VIP)?;
-        for service in self.steering.services() {
-            for (reason, count) in self.reasons_of(service.id)? {
+        for vip in self.steering.vip_ids() {
+            for (reason, count) in self.reasons_of(vip)? {
                 *sum.entry(reason).or_default() += count;
             }
         }

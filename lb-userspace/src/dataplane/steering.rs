@@ -75,6 +75,11 @@ impl Steering {
         Ok(Self { maps, arena, rows, reals: Vec::new(), services: Vec::new(), retired, backends })
     }
 
+    /// Ids of all VIPs that have a row, adopted ones included.
+    pub fn vip_ids(&self) -> impl Iterator<Item = u16> {
+        self.rows.values().map(|(handle, _)| handle.id())
+    }
+
     /// The services, in the order they were asked for.
     pub fn services(&self) -> &[Service] {
         &self.services

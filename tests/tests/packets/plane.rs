@@ -124,8 +124,6 @@ impl Plane {
             let backend = self.address_of(id);
             self.stand(id, up(backend));
         }
-        // VIPs that were adopted bring their counts with them.
-        self.seen = self.dataplane.reasons().expect("counters are readable");
     }
 
     pub fn stand(&mut self, id: u16, standing: Standing) {
