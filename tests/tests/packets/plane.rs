@@ -124,6 +124,8 @@ impl Plane {
             let backend = self.address_of(id);
             self.stand(id, up(backend));
         }
+        // VIPs that leave take their counts along.
+        self.seen = self.dataplane.reasons().expect("counters are readable");
     }
 
     pub fn stand(&mut self, id: u16, standing: Standing) {
