@@ -146,10 +146,13 @@ pub fn quick() -> ServerOptions {
 pub fn curl(bed: &Topology, vip: IpAddr, tokens: u32) -> String {
     let url = format!("http://{}/v1/completions", SocketAddr::new(vip, PORT));
     let body = format!(r#"{{"prompt":"tell me","max_tokens":{tokens},"stream":true}}"#);
+    let is_vip = [bed.vip, bed.announced].iter().any(|held| held.both().contains(&vip));
     let output = bed
         .client
         .namespace
         .command("curl")
+        // Not from the ports of flows through the VIP: a direct connection from one of them is a stated limit.
+        .args(["--local-port", if is_vip { "20000-32000" } else { "2000-19000" }])
         .args(["--no-progress-meter", "--globoff", "--no-buffer", "--max-time", "20", "--data", &body, &url])
         .output()
         .expect("run curl");
