@@ -43,9 +43,21 @@ pub const TABLE_LINES: usize = 1 << 18;
 /// Sets of the flow table unless the loader asks for others: a million slots.
 pub const FLOW_SETS: usize = 1 << 17;
 
+/// Sets of `FLOWS` whose slots are the ports of one source address: a slot for each of 65,536.
+pub const PORT_SETS: u32 = (1 << 16) / crate::table::WAYS as u32;
+
+/// The first sets of a source address, whose ports below 1024 are nobody's to use.
+pub const RESERVED_SETS: u32 = 1024 / crate::table::WAYS as u32;
+
+/// Sets of `FRAGMENTS`.
+pub const FRAGMENT_SETS: usize = 1 << 12;
+
+/// UDP port of GUE (IANA); its variant 1 has no header of its own (draft-ietf-intarea-gue-09 section 4).
+pub const GUE_PORT: u16 = 6080;
+
 /// Changes whenever an element's size or meaning, or the hash, changes: pins of another layout are refused.
 pub const LAYOUT: u64 = {
-    const REVISION: u64 = 3;
+    const REVISION: u64 = 4;
     let sizes = [
         size_of::<Meta>(),
         size_of::<Control>(),
@@ -87,8 +99,10 @@ pub struct Meta {
     pub hz: u32,
     /// Shift from jiffies to the age clock.
     pub age_shift: u32,
+    /// Sets in `FLOWS` beyond `flow_sets`, [`PORT_SETS`] for each source address of one-armed `nat`.
+    pub port_sets: u32,
     /// Always 0.
-    pub reserved: [u64; 3],
+    pub reserved: [u32; 5],
 }
 
 /// `CONTROL`, one element: the words the daemon flips while packets flow.
@@ -101,8 +115,18 @@ pub struct Control {
     pub real_index: u64,
     /// Jiffies at the end of the governor's last whole tick.
     pub heartbeat: u64,
+    /// Where tunnels over IPv6 come from, its last word's free bits zero.
+    pub source_v6: Address,
+    /// Likewise over IPv4.
+    pub source_v4: u32,
+    /// Bits of `source_v4`, as it lies in memory, that vary with the flow.
+    pub spread_v4: u32,
+    /// Likewise of the last word of `source_v6`.
+    pub spread_v6: u32,
+    /// One in this many new flows is reported as an event; 0 for none.
+    pub sample: u32,
     /// Always 0.
-    pub reserved: [u64; 5],
+    pub reserved: u64,
 }
 
 /// `CLOCK`, one element: both clocks at one moment, written by the `clock` program when it is test-run.
@@ -123,6 +147,8 @@ pub enum Mode {
     L2 = 0,
     /// The backend's address and port; answers come back through here.
     Nat = 1,
+    /// An IP or UDP header around the packet; the backend takes it off and answers the client directly.
+    Tunnel = 2,
 }
 
 /// `VIPS`, two rows an id: a service, or an address to answer ARP and neighbour discovery for.
@@ -157,8 +183,16 @@ pub struct Vip {
     pub mac: Mac,
     /// The interface on which neighbours are answered.
     pub interface: u32,
+    /// With [`vip_flags::SOURCE_NAT`] or [`vip_flags::SOURCE_ADDRESS`]: the first set in `FLOWS` of the
+    /// source addresses, or of this one.
+    pub ports: u32,
+    /// Source addresses from there on: a power of two, or none.
+    pub sources: u8,
+    /// With QUIC server IDs: the configuration's number (three bits) times 16, and an ID's bytes, 1 to 8;
+    /// else 0.
+    pub quic: u8,
     /// Always 0.
-    pub reserved: [u32; 2],
+    pub reserved: u16,
 }
 
 /// Bits of [`Vip::flags`].
@@ -167,6 +201,30 @@ pub mod vip_flags {
     pub const CLIENT_AFFINITY: u8 = 1;
     /// An address alone: ARP and neighbour discovery are answered for it.
     pub const ANSWER_NEIGHBOURS: u8 = 2;
+    /// The tunnel is GUE, not plain IP in IP.
+    pub const GUE: u8 = 4;
+    /// The source is translated too, so that answers need not pass here by routing (one-armed `nat`).
+    pub const SOURCE_NAT: u8 = 8;
+    /// An address alone: a source of one-armed `nat`, to which answers come back.
+    pub const SOURCE_ADDRESS: u8 = 16;
+}
+
+/// The server ID of a backend that has none: all ones is left out of the configurable ones.
+pub const NO_SERVER_ID: u64 = u64::MAX;
+
+/// The protocol, in `REAL_INDEX`, of an endpoint that is a QUIC server ID (see [`server_endpoint`]): none
+/// that a packet can have, being IANA's reserved one.
+pub const SERVER_ID_PROTOCOL: u8 = 255;
+
+/// The endpoint under which `REAL_INDEX` holds a VIP's backend with a QUIC server ID.
+#[inline(always)]
+pub const fn server_endpoint(vip: u16, server_id: u64) -> Endpoint {
+    Endpoint {
+        address: Address::from_halves([server_id, 0]),
+        port_be: vip,
+        protocol: SERVER_ID_PROTOCOL,
+        reserved: 0,
+    }
 }
 
 /// One of a backend's two rows: how to reach it.
@@ -185,8 +243,12 @@ pub struct Hop {
     pub checksum: u16,
     /// The VIP it belongs to.
     pub vip: u16,
+    /// What QUIC connection IDs call it, as a big-endian number; [`NO_SERVER_ID`] if they do not.
+    pub server_id: u64,
+    /// The largest IP packet that gets there, in bytes.
+    pub mtu: u16,
     /// Always 0.
-    pub reserved: [u8; 16],
+    pub reserved: [u16; 3],
 }
 
 /// `BACKENDS`, by id: the two rows of a backend, and the word that says which is live and what it may get.
@@ -347,8 +409,10 @@ pub struct Traffic {
     pub returned_bytes: u64,
     /// Flows that were evicted while they were live or might have been.
     pub evicted: u64,
+    /// Half-open flows whose client has sent its SYN a third time.
+    pub unanswered: u64,
     /// Always 0.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 2],
 }
 
 const _: () = {

@@ -48,20 +48,32 @@ reasons! {
     Unknown = "unknown_flow", Forward;
     /// A server's packet on its way back to the client (`nat`).
     Returned = "returned", Forward;
+    /// A later fragment, sent after its first.
+    Fragment = "fragment", Forward;
+    /// A QUIC datagram whose connection ID names its server.
+    ConnectionId = "connection_id", Forward;
+    /// An ICMP error about a flow's packet, sent to the flow's backend.
+    IcmpError = "icmp_error", Forward;
+    /// An ICMP error about a packet to a `nat` backend, sent on to the client.
+    IcmpErrorReturned = "icmp_error_returned", Forward;
     /// An ARP request for a VIP.
     Arp = "arp", Answer;
     /// A neighbour solicitation for a VIP.
     Neighbour = "neighbour_solicitation", Answer;
+    /// An ICMP echo request for a VIP.
+    Echo = "echo", Answer;
+    /// Too big for the tunnel: the client is told what fits.
+    TooBig = "too_big", Answer;
     /// Neither IPv4 nor IPv6, or not for a VIP.
     NotOurs = "not_ours", Pass;
     /// Too short, or not what its EtherType says: there is no telling whom it is for.
     Unreadable = "unreadable", Pass;
-    /// For a VIP's address, but no TCP or UDP that the program can read.
+    /// For a VIP's address, but neither TCP, UDP nor ICMP that the program has an answer to.
     OtherProtocol = "other_protocol", Pass;
     /// For a VIP, with a header cut short.
     Truncated = "truncated", Drop;
-    /// A fragment for a VIP: only whole packets can be steered.
-    Fragment = "fragment", Drop;
+    /// A later fragment for a VIP whose first was not seen in the last two seconds.
+    FragmentUnknown = "fragment_unknown", Drop;
     /// The TTL or hop limit ran out.
     TtlExpired = "ttl_expired", Drop;
     /// No backend can take the flow: all are down, draining or without a next hop.
@@ -70,6 +82,8 @@ reasons! {
     NoNextHop = "no_next_hop", Drop;
     /// A TCP segment of no known flow for a `nat` VIP: nothing could translate the answer.
     UnknownNat = "unknown_flow_nat", Drop;
+    /// A new flow of a one-armed `nat` VIP, and none of its source ports is free.
+    NoPort = "no_port", Drop;
     /// A map look-up that cannot fail failed.
     Internal = "internal_error", Drop;
 }

@@ -79,7 +79,7 @@ pub struct Track {
     /// The client's acknowledgement when the request went out, or when it was last noted. In `nat`, and
     /// half-open, the acknowledgement that would confirm the server's SYN-ACK.
     pub baseline: u32,
-    /// [`FINISHED`], [`ANSWERED`] and [`TLS`].
+    /// [`FINISHED`], [`ANSWERED`] and [`TLS`], and a count of SYNs sent again.
     pub flags: u32,
 }
 
@@ -91,6 +91,12 @@ pub const ANSWERED: u32 = 2;
 /// A TLS handshake was seen: payload that starts with no record is the rest of one (hellos with
 /// post-quantum keys do not fit one segment), never a request.
 pub const TLS: u32 = 4;
+
+/// Where the flags count SYNs sent again without an answer, in two bits.
+const RETRANSMITS: u32 = 8;
+/// How often a SYN is sent again before the silence says something about the server: the first time may be
+/// loss (RFC 6298 waits one second, then two).
+const UNANSWERED: u32 = 2;
 
 /// A payload this far behind the highest is from a new connection of the same port, whose start was missed.
 const REUSED: i32 = 1 << 24;
@@ -111,6 +117,8 @@ pub enum Event {
     Request,
     /// The first progress of the answer: the request's clock stops.
     Progress,
+    /// The client has sent its SYN a third time: nobody answers it.
+    Unanswered,
 }
 
 /// What a segment leads to.
@@ -240,8 +248,20 @@ fn on_handshake(state: State, track: Track, segment: &Segment, fresh: bool) -> V
 pub const fn on_syn(state: State, track: Track, segment: &Segment) -> Verdict {
     match state {
         State::Closing => Verdict { state: State::Opening, track: opened(segment), event: Event::None },
+        State::Opening | State::Stale => on_syn_again(state, track, segment),
         _ => Verdict { state, track, event: Event::None },
     }
+}
+
+#[inline(always)]
+const fn on_syn_again(state: State, track: Track, segment: &Segment) -> Verdict {
+    let sent = track.flags >> RETRANSMITS & 3;
+    let same = track.high_sequence == segment.sequence.wrapping_add(1);
+    if !same || track.flags & ANSWERED != 0 || sent >= UNANSWERED {
+        return Verdict { state, track, event: Event::None };
+    }
+    let event = if sent + 1 == UNANSWERED { Event::Unanswered } else { Event::None };
+    Verdict { state, track: Track { flags: track.flags + (1 << RETRANSMITS), ..track }, event }
 }
 
 /// The numbers of a flow that opens with `segment`.

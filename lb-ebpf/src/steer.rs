@@ -86,7 +86,7 @@ fn for_address(network: &Network, reason: Reason) -> Reason {
 #[inline(always)]
 fn other(ctx: &XdpContext, network: &Network) -> Outcome {
     if network.fragment {
-        return Err(for_address(network, Reason::Fragment));
+        return Err(for_address(network, Reason::FragmentUnknown));
     }
     if network.v6 && network.protocol == ICMPV6 {
         let outcome = neighbour::solicitation(ctx, network);

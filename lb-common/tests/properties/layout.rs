@@ -40,7 +40,9 @@ fn the_parts_of_elements_lie_byte_for_byte() {
         interface: 4,
         checksum: 2,
         vip: 2,
-        reserved: 16
+        server_id: 8,
+        mtu: 2,
+        reserved: 6
     });
 }
 
@@ -53,9 +55,20 @@ fn elements_lie_byte_for_byte() {
         table_lines: 4,
         hz: 4,
         age_shift: 4,
-        reserved: 24
+        port_sets: 4,
+        reserved: 20
     });
-    assert_packed!(Control { vip_index: 8, real_index: 8, heartbeat: 8, reserved: 40 });
+    assert_packed!(Control {
+        vip_index: 8,
+        real_index: 8,
+        heartbeat: 8,
+        source_v6: 16,
+        source_v4: 4,
+        spread_v4: 4,
+        spread_v6: 4,
+        sample: 4,
+        reserved: 8
+    });
     assert_packed!(Clock { jiffies: 8, nanoseconds: 8 });
     assert_packed!(Vip {
         endpoint: 20,
@@ -71,7 +84,10 @@ fn elements_lie_byte_for_byte() {
         checksum: 2,
         mac: 6,
         interface: 4,
-        reserved: 8,
+        ports: 4,
+        sources: 1,
+        quic: 1,
+        reserved: 2,
     });
     assert_packed!(Backend { control: 4, reserved: 4, hops: 112, padding: 8 });
     assert_packed!(Load {
@@ -104,7 +120,8 @@ fn elements_lie_byte_for_byte() {
         returned_packets: 8,
         returned_bytes: 8,
         evicted: 8,
-        reserved: 24,
+        unanswered: 8,
+        reserved: 16,
     });
 }
 

@@ -239,6 +239,9 @@ fn is_healthy(health: &health::Report, backend: &Backend, protocol: Protocol, be
     }
 }
 
+/// The largest IP packet in a plain Ethernet frame (RFC 894).
+const ETHERNET_MTU: u16 = 1500;
+
 /// How a backend is reached: while its neighbour is only being asked again, as before.
 fn hop(
     table: &neighbour::Table,
@@ -252,6 +255,7 @@ fn hop(
                 mac: found.mac.into(),
                 source_mac: found.source_mac.into(),
                 interface: found.ifindex,
+                mtu: ETHERNET_MTU,
             };
             hops.insert(backend.address, hop);
             Some(hop)

@@ -95,6 +95,7 @@ fn vip_spec(vip: &config::Vip, interfaces: &Interfaces) -> VipSpec {
         name: backend.name.clone(),
         endpoint: endpoint(backend.endpoint(), vip.protocol),
         weight: u32::from(backend.weight),
+        server_id: None,
     });
     VipSpec {
         name: vip.name.clone(),
@@ -103,6 +104,9 @@ fn vip_spec(vip: &config::Vip, interfaces: &Interfaces) -> VipSpec {
             ForwardMode::L2 => Mode::L2,
             ForwardMode::Nat => Mode::Nat,
         },
+        gue: false,
+        source_nat: false,
+        quic: None,
         rule: rule(&vip.policy),
         client_affinity: vip.affinity == Affinity::Client,
         skip_bytes: vip.skip_bytes,

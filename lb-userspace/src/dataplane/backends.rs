@@ -8,7 +8,7 @@ use std::{
 use lb_common::{
     address::Endpoint,
     checksum::sum_endpoint,
-    layout::{Backend, Histogram, Hop, Load, backend_bits},
+    layout::{Backend, Histogram, Hop, Load, NO_SERVER_ID, backend_bits},
     pick::{COST_MAX, COST_ONE, Steer},
     slot::MAX_BACKENDS,
 };
@@ -245,25 +245,24 @@ fn control_of(known: &Known) -> u32 {
 
 fn hop_of(spec: &BackendSpec, vip: u16, hop: Option<NextHop>) -> Hop {
     let sum = sum_endpoint(&spec.endpoint.address, spec.endpoint.port_be);
-    let hop = hop.map(|hop| (hop.mac, hop.source_mac, hop.interface)).unwrap_or_default();
-    Hop {
-        endpoint: spec.endpoint,
-        mac: hop.0,
-        source_mac: hop.1,
-        interface: hop.2,
-        checksum: sum,
-        vip,
-        reserved: [0; 16],
-    }
+    let server_id = spec.server_id.unwrap_or(NO_SERVER_ID);
+    let known = Hop { endpoint: spec.endpoint, checksum: sum, vip, server_id, ..Hop::default() };
+    let Some(NextHop { mac, source_mac, interface, mtu }) = hop else { return known };
+    Hop { mac, source_mac, interface, mtu, ..known }
 }
 
 fn adopted(id: u16, backend: &Backend) -> Known {
     let hop = &backend.hops[(backend.control & backend_bits::ROW) as usize];
     let has = |bit: u32| backend.control & bit != 0;
-    let next = NextHop { mac: hop.mac, source_mac: hop.source_mac, interface: hop.interface };
+    let next = NextHop { mac: hop.mac, source_mac: hop.source_mac, interface: hop.interface, mtu: hop.mtu };
     Known {
         vip: hop.vip,
-        spec: BackendSpec { name: format!("adopted-{id}"), endpoint: hop.endpoint, weight: NOMINAL_WEIGHT },
+        spec: BackendSpec {
+            name: format!("adopted-{id}"),
+            endpoint: hop.endpoint,
+            weight: NOMINAL_WEIGHT,
+            server_id: (hop.server_id != NO_SERVER_ID).then_some(hop.server_id),
+        },
         standing: Standing {
             healthy: has(backend_bits::HEALTHY),
             active: has(backend_bits::ACTIVE),

@@ -62,7 +62,8 @@ pub fn traffic(ebpf: &Ebpf, backend: u16) -> Result<Traffic, Error> {
         returned_packets: sum.returned_packets + one.returned_packets,
         returned_bytes: sum.returned_bytes + one.returned_bytes,
         evicted: sum.evicted + one.evicted,
-        reserved: [0; 3],
+        unanswered: sum.unanswered + one.unanswered,
+        reserved: [0; 2],
     }))
 }
 

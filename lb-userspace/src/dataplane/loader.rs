@@ -227,7 +227,8 @@ fn fresh(flow_slots: u32, hz: u32) -> Meta {
         table_lines: TABLE_LINES as u32,
         hz,
         age_shift: age_shift(hz),
-        reserved: [0; 3],
+        port_sets: 0,
+        reserved: [0; 5],
     }
 }
 

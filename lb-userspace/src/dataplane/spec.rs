@@ -16,6 +16,12 @@ pub struct VipSpec {
     pub endpoint: Endpoint,
     /// How packets reach the backends.
     pub mode: Mode,
+    /// `tunnel`: in UDP (GUE), not in IP alone.
+    pub gue: bool,
+    /// `nat`: packets come from a source address of our own, and answers go there.
+    pub source_nat: bool,
+    /// How QUIC connection IDs of this VIP name servers.
+    pub quic: Option<ServerIds>,
     /// How to pick.
     pub rule: Rule,
     /// Affinity is the client's address.
@@ -28,6 +34,15 @@ pub struct VipSpec {
     pub backends: Vec<BackendSpec>,
 }
 
+/// The form of QUIC connection IDs that carry a server ID in plain text (draft-ietf-quic-load-balancers).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerIds {
+    /// The configuration's number in a connection ID's first three bits, 0 to 6.
+    pub config: u8,
+    /// Bytes of a server ID, 1 to 8.
+    pub length: u8,
+}
+
 /// A backend of a VIP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendSpec {
@@ -37,6 +52,8 @@ pub struct BackendSpec {
     pub endpoint: Endpoint,
     /// Its weight, 100 nominal; 0 takes no new flows.
     pub weight: u32,
+    /// What QUIC connection IDs call it.
+    pub server_id: Option<u64>,
 }
 
 /// How to reach a backend: the frame's addresses and the way out.
@@ -48,6 +65,8 @@ pub struct NextHop {
     pub source_mac: Mac,
     /// The interface.
     pub interface: u32,
+    /// The largest IP packet that gets to the backend, in bytes.
+    pub mtu: u16,
 }
 
 /// What holds for a backend at the moment.

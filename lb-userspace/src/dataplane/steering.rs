@@ -297,7 +297,10 @@ fn service_row(service: &Service) -> Vip {
     Vip {
         endpoint: spec.endpoint,
         mode: spec.mode as u8,
-        flags: if spec.client_affinity { vip_flags::CLIENT_AFFINITY } else { 0 },
+        flags: flag(spec.client_affinity, vip_flags::CLIENT_AFFINITY)
+            | flag(spec.gue, vip_flags::GUE)
+            | flag(spec.source_nat, vip_flags::SOURCE_NAT),
+        quic: spec.quic.map_or(0, |ids| ids.config << 4 | ids.length),
         id: service.id,
         table: table.first_entry(),
         table_size: table.size,
@@ -308,6 +311,10 @@ fn service_row(service: &Service) -> Vip {
         checksum: sum_endpoint(&spec.endpoint.address, spec.endpoint.port_be),
         ..Vip::default()
     }
+}
+
+const fn flag(set: bool, flag: u8) -> u8 {
+    if set { flag } else { 0 }
 }
 
 fn adopted_rows(maps: &Maps) -> HashMap<Endpoint, (Handle, Vip)> {

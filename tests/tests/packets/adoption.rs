@@ -156,7 +156,8 @@ fn a_next_hop_that_was_being_changed_is_adopted_as_packets_used_it() {
     // What a daemon leaves that is killed between the two steps of a change of next hop.
     let (id, maps) = (before.backends()[0], before.maps());
     let mut backend = maps.backends.read(usize::from(id));
-    let moved = NextHop { mac: [2, 7, 7, 7, 7, 7].into(), source_mac: INNER_MAC.into(), interface: HERE };
+    let moved =
+        NextHop { mac: [2, 7, 7, 7, 7, 7].into(), source_mac: INNER_MAC.into(), interface: HERE, mtu: 1500 };
     backend.hops[1] = Hop { mac: moved.mac, ..backend.hops[0] };
     backend.control |= backend_bits::ROW;
     maps.backends.write(usize::from(id), &backend);

@@ -139,9 +139,9 @@ fn fragments_to_a_vip_are_dropped() {
     for (offset, more) in [(0, true), (1, true), (0x1fff, false), (100, false)] {
         let packet = syn(CLIENT, VIP).fragment(offset, more);
         let outcome = plane.send(&packet.build());
-        assert_eq!((outcome.verdict, outcome.reason), (Verdict::Drop, Reason::Fragment), "{packet:?}");
+        assert_eq!((outcome.verdict, outcome.reason), (Verdict::Drop, Reason::FragmentUnknown), "{packet:?}");
     }
     let outcome = plane.send(&of_protocol(&syn(CLIENT_V6, VIP_V6), FRAGMENT_HEADER));
-    assert_eq!((outcome.verdict, outcome.reason), (Verdict::Drop, Reason::Fragment));
+    assert_eq!((outcome.verdict, outcome.reason), (Verdict::Drop, Reason::FragmentUnknown));
     assert_eq!(plane.reason(&syn(CLIENT, VIP).fragment(0, false)), Reason::NewFlow, "it is whole");
 }

@@ -80,11 +80,15 @@ pub fn service(vip: &str, protocol: u8, mode: Mode, backends: &[&str]) -> VipSpe
         name: (*text).to_owned(),
         endpoint: endpoint(at(text), protocol),
         weight: 100,
+        server_id: None,
     };
     VipSpec {
         name: format!("{vip}/{protocol}"),
         endpoint: endpoint(at(vip), protocol),
         mode,
+        gue: false,
+        source_nat: false,
+        quic: None,
         rule: Rule { policy: Policy::Least as u8, awaiting_weight: 4, epsilon: 256 },
         client_affinity: false,
         skip_bytes: 0,
@@ -99,7 +103,7 @@ pub fn up(backend: SocketAddr) -> Standing {
 }
 
 pub fn up_over(backend: SocketAddr, interface: u32) -> Standing {
-    let hop = NextHop { mac: mac_of(backend).into(), source_mac: INNER_MAC.into(), interface };
+    let hop = NextHop { mac: mac_of(backend).into(), source_mac: INNER_MAC.into(), interface, mtu: 1500 };
     Standing { healthy: true, active: true, hop: Some(hop) }
 }
 

@@ -51,11 +51,15 @@ fn vip() -> VipSpec {
         name: format!("backend-{number}"),
         endpoint: Endpoint::new(Address::from_v4([10, 0, 0, number]), PORT, TCP),
         weight: 100,
+        server_id: None,
     };
     VipSpec {
         name: "churn".into(),
         endpoint: Endpoint::new(Address::from_v4(VIP), PORT, TCP),
         mode: Mode::L2,
+        gue: false,
+        source_nat: false,
+        quic: None,
         rule: Rule { policy: pick::Policy::Least as u8, awaiting_weight: 4, epsilon: 0 },
         client_affinity: false,
         skip_bytes: 100,
@@ -70,7 +74,12 @@ fn mac(number: u8) -> [u8; 6] {
 }
 
 fn standing(number: u8, active: bool) -> Standing {
-    let hop = NextHop { mac: mac(number).into(), source_mac: [2, 0, 0, 0, 8, 1].into(), interface: LOOPBACK };
+    let hop = NextHop {
+        mac: mac(number).into(),
+        source_mac: [2, 0, 0, 0, 8, 1].into(),
+        interface: LOOPBACK,
+        mtu: 1500,
+    };
     Standing { healthy: true, active, hop: Some(hop) }
 }
 
