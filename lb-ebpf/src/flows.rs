@@ -323,6 +323,12 @@ impl Flow {
                 let asked = unsafe { (&raw const (*line).request_at).read() };
                 note_progress(backend, nanoseconds().saturating_sub(asked));
             }
+            Event::Unanswered => {
+                if let Some(traffic) = TRAFFIC.get_ptr_mut(backend) {
+                    // SAFETY: this CPU's own element of the map.
+                    unsafe { (*traffic).unanswered += 1 };
+                }
+            }
         }
     }
 }

@@ -51,7 +51,7 @@ fn fresh(client: SocketAddr, vip: SocketAddr, protocol: u8) -> Packet {
 fn expected(packet: &Packet, backend: SocketAddr, mode: Mode) -> Vec<u8> {
     let packet = delivered(packet, backend);
     match mode {
-        Mode::L2 => packet.build(),
+        Mode::L2 | Mode::Tunnel => packet.build(),
         Mode::Nat => packet.to(backend).build(),
     }
 }
