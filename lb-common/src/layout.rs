@@ -30,6 +30,12 @@ pub const REASON_ELEMENTS: usize = (VIP_IDS + 1) * REASONS;
 /// The element that counts packets of a VIP, or of [`NO_VIP`], by what became of them.
 #[inline(always)]
 pub const fn reason_element(vip: u16, reason: Reason) -> u32 {
+    reason_place(vip, reason as u8)
+}
+
+/// The same by the reason's number.
+#[inline(always)]
+pub const fn reason_place(vip: u16, reason: u8) -> u32 {
     vip as u32 * REASONS as u32 + reason as u32
 }
 
@@ -48,6 +54,9 @@ pub const PORT_SETS: u32 = (1 << 16) / crate::table::WAYS as u32;
 
 /// The first sets of a source address, whose ports below 1024 are nobody's to use.
 pub const RESERVED_SETS: u32 = 1024 / crate::table::WAYS as u32;
+
+/// Most source addresses of one-armed `nat`: `SOURCES` holds them in the order of their sets.
+pub const MAX_SOURCES: usize = 32;
 
 /// Sets of `FRAGMENTS`.
 pub const FRAGMENT_SETS: usize = 1 << 12;
@@ -207,6 +216,8 @@ pub mod vip_flags {
     pub const SOURCE_NAT: u8 = 8;
     /// An address alone: a source of one-armed `nat`, to which answers come back.
     pub const SOURCE_ADDRESS: u8 = 16;
+    /// An address alone: some VIP of it is for all ports that no other VIP has, under port 0.
+    pub const ANY_PORT: u8 = 32;
 }
 
 /// The server ID of a backend that has none: all ones is left out of the configurable ones.

@@ -30,6 +30,7 @@ macro_rules! reasons {
             }
 
             /// What was done with the packet.
+            #[inline(always)]
             pub const fn action(self) -> Action {
                 match self { $(Self::$name => Action::$action,)* }
             }

@@ -137,6 +137,18 @@ impl Slot {
         self.0 >> FINGERPRINT_SHIFT << FINGERPRINT_SHIFT
     }
 
+    /// Whether this is the slot of a flow with this [`tag`].
+    #[inline(always)]
+    pub const fn is_tagged(self, tag: u64) -> bool {
+        (self.0 ^ tag) >> FINGERPRINT_SHIFT == 0
+    }
+
+    /// What is beside the fingerprint: backend, state and age, in 28 bits.
+    #[inline(always)]
+    pub const fn rest(self) -> u64 {
+        self.0 & ((1 << FINGERPRINT_SHIFT) - 1)
+    }
+
     /// The backend's id.
     #[inline(always)]
     pub const fn backend(self) -> u16 {
@@ -174,10 +186,10 @@ impl Slot {
         state << STATE_SHIFT | (AGE_MASK - self.since(now))
     }
 
-    /// The state a [`worth`](Self::worth) belongs to.
-    #[inline(always)]
-    pub const fn state_of_worth(worth: u32) -> State {
-        State::from_bits((worth >> STATE_SHIFT) as u64)
+    /// The most that a flow is [`worth`](Self::worth) which has been in `state` and silent for `ticks`.
+    pub const fn most_worth(state: State, ticks: u32) -> u32 {
+        let since = if ticks == 0 { 0 } else { ticks + AHEAD };
+        (state as u32) << STATE_SHIFT | (AGE_MASK - since)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The flow table: two candidate sets of eight slots for every flow.
 //!
-//! Scans are written without branches: eight unrolled branches, each with another constant position behind
+//! Scans that go over whole sets are written without branches: eight unrolled branches, each with another constant position behind
 //! it, take the verifier past its million instructions. [`Hide`] keeps the compiler from finding the
 //! branches again.
 //!
@@ -9,6 +9,7 @@
 
 use crate::{
     branchless::{Hide, is_zero, smaller},
+    layout::{PORT_SETS, RESERVED_SETS},
     slot::{self, Slot, State},
     track::Verdict,
 };
@@ -50,17 +51,20 @@ pub const fn other_set(set: u32, tag: u64, mask: u32) -> u32 {
 }
 
 /// Looks for a flow in a set.
+///
+/// The one scan with branches: it leaves at the first hit. It may only stand in a function that is verified by
+/// itself.
 #[inline(always)]
 pub fn find<W: Word>(set: &[W; WAYS], tag: u64) -> Found {
-    let (mut hit, mut position, mut word) = (0u64, 0u64, 0u64);
-    for (way, entry) in set.iter().enumerate() {
-        let entry = entry.load();
-        let first = is_zero::<W>((entry ^ tag) >> 28) & (hit ^ 1);
-        hit |= first;
-        position |= first * way as u64;
-        word |= entry & first.wrapping_neg();
+    let mut position = 0;
+    while position < WAYS {
+        let slot = Slot(set[position].load());
+        if slot.is_tagged(tag) {
+            return Found { position, slot };
+        }
+        position += 1;
     }
-    Found { position: position as usize & (WAYS - 1), slot: Slot(word) }
+    Found { position: 0, slot: Slot::EMPTY }
 }
 
 /// What a set has to offer to a new flow.
@@ -94,13 +98,32 @@ pub struct Place {
     pub worth: u32,
 }
 
-/// Chooses the place of a new flow in its two sets: a slot nobody needs in the emptier one, else the slot
-/// least worth keeping. The caller reads the word there, and that word's state says what is lost.
+/// The most that a slot is worth which any new flow may have: it is empty or closed. All ones, so that it can
+/// be a mask.
+pub const SPARE: u32 = Slot::most_worth(State::Closed, 0);
+const _: () = assert!((SPARE + 1).is_power_of_two());
+
+/// Ticks of the age clock that a port of one-armed `nat` rests after its flow is closed: the server's end may
+/// be in TIME-WAIT for as long (RFC 9293 section 3.4.2 has 240 s at most; Linux waits 60 s).
+pub const PORT_REST: u32 = 141;
+
+/// The same for a slot that is a port: it is empty, or was closed long enough ago.
+pub const SPARE_PORT: u32 = Slot::most_worth(State::Closed, PORT_REST);
+
+/// The set that stands for `set` where slots are ports: those of the ports below 1024 are nobody's, and flows
+/// that belong there go half an address further.
 #[inline(always)]
-pub fn place<W: Word>(first: &[W; WAYS], second: &[W; WAYS], now: u32) -> Place {
+pub const fn port_set(set: u32) -> u32 {
+    if set % PORT_SETS < RESERVED_SETS { set + PORT_SETS / 2 } else { set }
+}
+
+/// Chooses the place of a new flow in its two sets: a slot worth no more than `spare` in the emptier one, else
+/// the slot least worth keeping. The caller reads the word there, and that word's state says what is lost.
+#[inline(always)]
+pub fn place<W: Word>(first: &[W; WAYS], second: &[W; WAYS], now: u32, spare: u32) -> Place {
     let (a, b) = (offer(first, now), offer(second, now));
-    let spare = |offer: &Offer| Slot::state_of_worth((offer.rank >> 3) as u32) as u8 <= State::Closed as u8;
-    let second = if spare(&a) && spare(&b) { b.used < a.used } else { b.rank >> 3 < a.rank >> 3 };
+    let is_spare = |offer: &Offer| (offer.rank >> 3) as u32 <= spare;
+    let second = if is_spare(&a) && is_spare(&b) { b.used < a.used } else { b.rank >> 3 < a.rank >> 3 };
     let rank = if second { b.rank } else { a.rank };
     Place { second, position: rank as usize & (WAYS - 1), worth: (rank >> 3) as u32 }
 }

@@ -79,7 +79,7 @@ pub struct Track {
     /// The client's acknowledgement when the request went out, or when it was last noted. In `nat`, and
     /// half-open, the acknowledgement that would confirm the server's SYN-ACK.
     pub baseline: u32,
-    /// [`FINISHED`], [`ANSWERED`] and [`TLS`], and a count of SYNs sent again.
+    /// [`FINISHED`], [`ANSWERED`], [`TLS`] and [`BOTH_WAYS`], and a count of SYNs sent again.
     pub flags: u32,
 }
 
@@ -91,6 +91,10 @@ pub const ANSWERED: u32 = 2;
 /// A TLS handshake was seen: payload that starts with no record is the rest of one (hellos with
 /// post-quantum keys do not fit one segment), never a request.
 pub const TLS: u32 = 4;
+
+/// Answers pass here too (`nat`), so a connection that is real has a SYN-ACK: no payload promotes a half-open
+/// flow without it.
+pub const BOTH_WAYS: u32 = 8;
 
 /// Where the flags count SYNs sent again without an answer, in two bits.
 const RETRANSMITS: u32 = 8;
@@ -172,6 +176,9 @@ pub fn on_segment(state: State, track: Track, segment: &Segment, skip: u32) -> V
     let mut verdict = match state {
         State::Awaiting if progress > skip as i32 => answered(track, segment, asks),
         State::Awaiting => Verdict { state, track, event: Event::None },
+        State::Opening | State::Stale if track.flags & (BOTH_WAYS | ANSWERED) == BOTH_WAYS => {
+            Verdict { state, track, event: Event::None }
+        }
         _ if asks => request(track, segment),
         State::Opening | State::Stale => on_handshake(state, track, segment, fresh),
         State::Idle | State::Closed
@@ -247,7 +254,11 @@ fn on_handshake(state: State, track: Track, segment: &Segment, fresh: bool) -> V
 #[inline(always)]
 pub const fn on_syn(state: State, track: Track, segment: &Segment) -> Verdict {
     match state {
-        State::Closing => Verdict { state: State::Opening, track: opened(segment), event: Event::None },
+        State::Closing => Verdict {
+            state: State::Opening,
+            track: opened(segment, track.flags & BOTH_WAYS),
+            event: Event::None,
+        },
         State::Opening | State::Stale => on_syn_again(state, track, segment),
         _ => Verdict { state, track, event: Event::None },
     }
@@ -264,11 +275,11 @@ const fn on_syn_again(state: State, track: Track, segment: &Segment) -> Verdict 
     Verdict { state, track: Track { flags: track.flags + (1 << RETRANSMITS), ..track }, event }
 }
 
-/// The numbers of a flow that opens with `segment`.
+/// The numbers of a flow that opens with `segment`; `flags` are 0 or [`BOTH_WAYS`].
 #[inline(always)]
-pub const fn opened(segment: &Segment) -> Track {
+pub const fn opened(segment: &Segment, flags: u32) -> Track {
     // The SYN takes one number, so the first payload byte is the next.
-    Track { high_sequence: segment.sequence.wrapping_add(1), baseline: segment.acknowledged, flags: 0 }
+    Track { high_sequence: segment.sequence.wrapping_add(1), baseline: segment.acknowledged, flags }
 }
 
 /// The server's SYN-ACK, seen on the return path of `nat`.

@@ -38,12 +38,6 @@ pub fn vip(id: u16) -> Option<&'static Vip> {
     VIPS.get(u32::from(id) * 2)
 }
 
-/// A row of `VIPS` by its element.
-#[inline(always)]
-pub fn row(element: u32) -> Option<&'static Vip> {
-    VIPS.get(element)
-}
-
 /// The backend of a `nat` VIP that listens at an endpoint.
 #[inline(always)]
 pub fn backend_at(endpoint: &Endpoint) -> Option<(u16, &'static Hop)> {
@@ -65,8 +59,27 @@ pub fn backend_at(endpoint: &Endpoint) -> Option<(u16, &'static Hop)> {
     None
 }
 
+/// The backend that QUIC connection IDs call `server`, given the endpoint that stands for it.
 #[inline(always)]
-fn same(a: &Endpoint, b: &Endpoint) -> bool {
+pub fn named(endpoint: &Endpoint, server: u64) -> Option<u16> {
+    let active = Active(CONTROL.get(0)?.real_index);
+    let bucket = *REAL_INDEX.get(active.element(endpoint))?;
+    for position in 0..HANDLES {
+        let handle = Handle::of(bucket, position);
+        if handle.is_some()
+            && let Some((_, hop)) = backend(handle.id())
+            && hop.server_id == server
+            && hop.vip == endpoint.port_be
+        {
+            return Some(handle.id());
+        }
+    }
+    None
+}
+
+/// Whether two endpoints are one.
+#[inline(always)]
+pub fn same(a: &Endpoint, b: &Endpoint) -> bool {
     let differs = (a.address.0[0] ^ b.address.0[0])
         | (a.address.0[1] ^ b.address.0[1])
         | (a.address.0[2] ^ b.address.0[2])

@@ -55,4 +55,12 @@ impl<const LENGTH: usize> Bytes<LENGTH> {
         }
         Ok(Self(place as *mut u8))
     }
+
+    /// `PART` of these bytes, from `OFFSET` on.
+    #[inline(always)]
+    pub fn part<const OFFSET: usize, const PART: usize>(self) -> Bytes<PART> {
+        const { assert!(OFFSET + PART <= LENGTH) };
+        // SAFETY: the bytes are there, so the pointer stays inside the packet.
+        Bytes(unsafe { self.0.add(OFFSET) })
+    }
 }

@@ -6,10 +6,10 @@ use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
 use lb_common::{
     address::Address,
     flow::FlowKey,
-    layout::{FlowInfo, Histogram, backend_bits},
+    layout::{FlowInfo, Histogram, PORT_SETS, Vip, backend_bits, vip_flags},
     siphash::Key,
     slot::{self, Slot, State},
-    table::{self, Found, WAYS, Word as _},
+    table::{self, Found, SPARE, SPARE_PORT, WAYS, Word as _},
     track::{self, Event, Flags, Record, Segment, Track, Verdict},
 };
 
@@ -17,7 +17,7 @@ use crate::{
     maps::{
         AGE_SHIFT, BACKENDS, FLOW_INFO, KEY0, KEY1, LOADS, PROGRESS, SET_MASK, TOTALS, TRAFFIC, flow_set,
     },
-    word::{MapWord, add_u64, fetch_add_u32},
+    word::{add_u64, fetch_add_u32},
 };
 
 /// A flow in the table: its slot as it was read, and where it lies.
@@ -27,7 +27,6 @@ pub struct Flow {
     pub slot: Slot,
     /// The slot's number, which is also its cold line's.
     pub number: u32,
-    word: &'static MapWord,
 }
 
 /// The flow hash's secret.
@@ -65,27 +64,71 @@ pub fn nanoseconds() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// Looks a flow up in both of its sets. One that is in neither has an empty slot ([`Flow::is_known`]): an
-/// option around it would be undefined memory when it is none, which the compiler may spill and the verifier
-/// then refuses.
-#[inline(always)]
-pub fn find(hash: u64) -> Option<Flow> {
-    let mask = SET_MASK.load();
-    let tag = slot::tag(hash);
-    let first = table::first_set(hash, mask);
-    let flow = find_in(first, tag)?;
-    if flow.is_known() {
-        return Some(flow);
+/// A flow's two sets.
+#[derive(Clone, Copy)]
+struct Sets {
+    first: u32,
+    second: u32,
+    /// The most that a slot is worth which the flow may take.
+    most: u32,
+}
+
+impl Sets {
+    #[inline(always)]
+    fn of(hash: u64, vip: &Vip) -> Self {
+        if vip.flags & vip_flags::SOURCE_NAT == 0 {
+            let (first, second) = Self::pair(hash, SET_MASK.load());
+            return Self { first, second, most: u32::MAX };
+        }
+        // What lives in a port is never pushed out of it.
+        let (first, second) =
+            Self::pair(hash, u32::from(vip.sources).wrapping_mul(PORT_SETS).wrapping_sub(1));
+        Self {
+            first: vip.ports + table::port_set(first),
+            second: vip.ports + table::port_set(second),
+            most: SPARE_PORT,
+        }
     }
-    find_in(table::other_set(first, tag, mask), tag)
+
+    #[inline(always)]
+    fn pair(hash: u64, mask: u32) -> (u32, u32) {
+        let first = table::first_set(hash, mask);
+        (first, table::other_set(first, slot::tag(hash), mask))
+    }
+}
+
+/// Looks a flow of a VIP up in both of its sets. One that is in neither has an empty slot
+/// ([`Flow::is_known`]).
+#[inline(always)]
+pub fn find(hash: u64, vip: &Vip) -> Flow {
+    let Sets { first, second, .. } = Sets::of(hash, vip);
+    let found = guidevane_find(hash, first, second);
+    if found == NOTHING {
+        return Flow { slot: Slot::EMPTY, number: 0 };
+    }
+    Flow { slot: Slot(slot::tag(hash) | found >> 32), number: found as u32 }
+}
+
+/// Looks in both sets: the slot's lower bits above its number. A global function of scalars: see
+/// [`crate::backends::guidevane_choose`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guidevane_find(hash: u64, first: u32, second: u32) -> u64 {
+    let tag = slot::tag(hash);
+    match find_in(first, tag) {
+        NOTHING => find_in(second, tag),
+        found => found,
+    }
 }
 
 #[inline(always)]
-fn find_in(set: u32, tag: u64) -> Option<Flow> {
-    let words = flow_set(set)?;
+fn find_in(set: u32, tag: u64) -> u64 {
+    let Some(words) = flow_set(set) else { return NOTHING };
     let Found { position, slot } = table::find(words, tag);
-    let word = &words[position & (WAYS - 1)];
-    Some(Flow { slot, number: set * WAYS as u32 + position as u32, word })
+    if slot.0 == Slot::EMPTY.0 {
+        return NOTHING;
+    }
+    slot.rest() << 32 | u64::from(set * WAYS as u32 + position as u32)
 }
 
 /// The cold line of a slot.
@@ -94,65 +137,58 @@ pub fn info(number: u32) -> Option<*mut FlowInfo> {
     FLOW_INFO.get_ptr_mut(number)
 }
 
-/// Enters a new flow and gives its slot's number; none when other CPUs took the chosen slot every time.
+/// Enters a new flow of a VIP and gives its slot's number; none when other CPUs took the chosen slot every
+/// time, or when the slot would be a port and none is free.
 #[inline(always)]
-pub fn open(hash: u64, vip: u16, backend: u16) -> Option<u32> {
-    let number = guidevane_open(hash, vip.into(), backend.into());
-    (number != NOTHING).then_some(number as u32)
+pub fn open(hash: u64, vip: &Vip, backend: u16) -> Option<u32> {
+    let Sets { first, second, most } = Sets::of(hash, vip);
+    let ends = u32::from(vip.id) | u32::from(backend) << 16;
+    for _ in 0..ATTEMPTS {
+        let number = guidevane_open(hash, ends, first, second, most);
+        if number != NOTHING {
+            return Some(number as u32);
+        }
+    }
+    None
 }
 
-/// What [`guidevane_open`] gives when it lost.
-const NOTHING: u64 = u64::MAX;
+/// What a look-up gives that found nothing, or an entry that found no place.
+pub const NOTHING: u64 = u64::MAX;
 
 /// How often a new flow looks for a place: a connection that is not entered is lost as soon as its next
 /// packet goes by the table. Two CPUs enter flows into one set at the same moment once in some ten thousand
 /// times; three hardly ever do.
 const ATTEMPTS: u32 = 2;
 
-/// Entering a flow, as a global function of scalars: see [`crate::backends::guidevane_choose`].
+/// Entering a flow into one of two sets, in place of what is worth `most` at most: a global function of scalars,
+/// see [`crate::backends::guidevane_choose`]. `ends` holds the VIP's id in its low half and the backend's in its
+/// high one.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn guidevane_open(hash: u64, vip: u32, backend: u32) -> u64 {
-    match enter(hash, vip as u16, backend as u16) {
+pub extern "C" fn guidevane_open(hash: u64, ends: u32, first: u32, second: u32, most: u32) -> u64 {
+    match enter(hash, ends as u16, (ends >> 16) as u16, [first, second], most) {
         Some(number) => u64::from(number),
         None => NOTHING,
     }
 }
 
 #[inline(always)]
-fn enter(hash: u64, vip: u16, backend: u16) -> Option<u32> {
-    let (mask, now) = (SET_MASK.load(), age_now());
-    let first = table::first_set(hash, mask);
-    let second = table::other_set(first, slot::tag(hash), mask);
+fn enter(hash: u64, vip: u16, backend: u16, [first, second]: [u32; 2], most: u32) -> Option<u32> {
+    let now = age_now();
     let (a, b) = (flow_set(first)?, flow_set(second)?);
     let entered = Slot::new(hash, backend, State::Opening, now);
-    let (victim, number) = (0..ATTEMPTS).find_map(|_| {
-        let place = table::place(a, b, now);
-        let (set, words) = if place.second { (second, b) } else { (first, a) };
-        let word = &words[place.position & (WAYS - 1)];
-        let victim = Slot(word.load());
-        // Worth more than a moment ago: another flow has moved in.
-        let taken =
-            victim.worth(now) <= place.worth && word.compare_exchange(victim.0, entered.0) == victim.0;
-        taken.then_some((victim, set * WAYS as u32 + place.position as u32))
-    })?;
+    let place = table::place(a, b, now, most & SPARE);
+    let (set, words) = if place.second { (second, b) } else { (first, a) };
+    let word = &words[place.position & (WAYS - 1)];
+    let victim = Slot(word.load());
+    // Worth more than a moment ago: another flow has moved in.
+    let free = place.worth <= most && victim.worth(now) <= place.worth;
+    if !free || word.compare_exchange(victim.0, entered.0) != victim.0 {
+        return None;
+    }
     evicted(victim);
     count_opened(vip, backend);
-    Some(number)
-}
-
-/// Gives a flow another backend and opens it anew: its old one is down, or it was closed. When another
-/// CPU was first, the error is what it left in the slot.
-#[inline(always)]
-pub fn reopen(flow: &Flow, vip: u16, backend: u16) -> Result<u32, Slot> {
-    let entered = flow.slot.with(backend, State::Opening, age_now());
-    let found = flow.word.compare_exchange(flow.slot.0, entered.0);
-    if found != flow.slot.0 {
-        return Err(Slot(found));
-    }
-    leave(flow.slot);
-    count_opened(vip, backend);
-    Ok(flow.number)
+    Some(set * WAYS as u32 + place.position as u32)
 }
 
 #[inline(always)]
@@ -208,6 +244,26 @@ impl Flow {
     #[inline(always)]
     pub fn is_known(&self) -> bool {
         self.slot.0 != Slot::EMPTY.0
+    }
+
+    /// Puts `next` into the slot if it is still as it was read, and says what was found there.
+    #[inline(always)]
+    fn exchange(&self, next: Slot) -> Slot {
+        let Some(words) = flow_set(self.number / WAYS as u32) else { return Slot::EMPTY };
+        Slot(words[self.number as usize & (WAYS - 1)].compare_exchange(self.slot.0, next.0))
+    }
+
+    /// Gives the flow another backend and opens it anew: its old one is down, or it was closed. When another
+    /// CPU was first, the error is what it left in the slot.
+    #[inline(always)]
+    pub fn reopen(&self, vip: u16, backend: u16) -> Result<u32, Slot> {
+        let found = self.exchange(self.slot.with(backend, State::Opening, age_now()));
+        if found.0 != self.slot.0 {
+            return Err(found);
+        }
+        leave(self.slot);
+        count_opened(vip, backend);
+        Ok(self.number)
     }
 
     /// A TCP segment of this flow from its client.
@@ -288,7 +344,7 @@ impl Flow {
         if next.0 == self.slot.0 {
             return true;
         }
-        if self.word.compare_exchange(self.slot.0, next.0) != self.slot.0 {
+        if self.exchange(next).0 != self.slot.0 {
             return false;
         }
         if verdict.state as u8 != self.slot.state() as u8 {
@@ -338,8 +394,6 @@ impl Flow {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn guidevane_segment(number: u32, slot: u64, numbers: u64, kind: u64, vip: u32) -> u64 {
-    let Some(words) = flow_set(number / WAYS as u32) else { return 0 };
-    let word = &words[number as usize & (WAYS - 1)];
     let segment = Segment {
         flags: Flags((kind >> 16) as u8),
         sequence: (numbers >> 32) as u32,
@@ -347,7 +401,7 @@ pub extern "C" fn guidevane_segment(number: u32, slot: u64, numbers: u64, kind: 
         payload: (kind >> 32) as u32,
         record: Record::from_number((kind >> 24) as u8),
     };
-    let flow = Flow { slot: Slot(slot), number, word };
+    let flow = Flow { slot: Slot(slot), number };
     u64::from(flow.follow(vip as u16, &segment, u32::from(kind as u16)).is_some())
 }
 

@@ -1,10 +1,10 @@
-//! Sending a packet on: new addresses, checksums that follow, and the way out.
+//! Rewriting: new addresses, and checksums that follow.
 
-use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
+use aya_ebpf::programs::XdpContext;
 use lb_common::{
     address::{Address, Mac},
     checksum,
-    layout::Hop,
+    header::TCP,
     reason::Reason,
 };
 use network_types::{
@@ -12,11 +12,7 @@ use network_types::{
     ip::{Ipv4Hdr, Ipv6Hdr},
 };
 
-use crate::{
-    bytes::Bytes,
-    maps::TRAFFIC,
-    packet::{L3, Network, TCP},
-};
+use crate::{bytes::Bytes, packet::Packet};
 
 /// Offsets in the network headers.
 const IPV4_CHECKSUM: usize = 10;
@@ -49,24 +45,32 @@ pub struct Identity {
     pub sum: u16,
 }
 
+impl Identity {
+    /// An address and port whose sum is not known yet.
+    #[inline(always)]
+    pub const fn new(address: Address, port_be: u16) -> Self {
+        Self { address, port_be, sum: checksum::sum_endpoint(&address, port_be) }
+    }
+}
+
 /// Refuses a packet whose TTL or hop limit has run out: it may not circle for ever. Asked before a flow is
 /// entered or moved, since a packet that goes nowhere is no load.
 #[inline(always)]
-pub fn may_go_on(network: &Network) -> Result<(), Reason> {
-    if network.ttl <= 1 { Err(Reason::TtlExpired) } else { Ok(()) }
+pub fn may_go_on(packet: &Packet) -> Result<(), Reason> {
+    if packet.ttl <= 1 { Err(Reason::TtlExpired) } else { Ok(()) }
 }
 
 /// Takes one off the TTL or hop limit of a packet that [`may_go_on`].
 #[inline(always)]
-pub fn decrement_ttl(ctx: &XdpContext, network: &Network) -> Result<(), Reason> {
+pub fn decrement_ttl(ctx: &XdpContext, packet: &Packet) -> Result<(), Reason> {
     const TTL: usize = 8;
     const HOP_LIMIT: usize = 7;
-    if network.v6 {
-        Bytes::<{ Ipv6Hdr::LEN }>::at(ctx, L3)?.set_u8::<HOP_LIMIT>(network.ttl - 1);
+    if packet.v6 {
+        Bytes::<{ Ipv6Hdr::LEN }>::at(ctx, packet.network())?.set_u8::<HOP_LIMIT>(packet.ttl - 1);
         return Ok(());
     }
-    let header = Bytes::<{ Ipv4Hdr::LEN }>::at(ctx, L3)?;
-    header.set_u8::<TTL>(network.ttl - 1);
+    let header = Bytes::<{ Ipv4Hdr::LEN }>::at(ctx, packet.network())?;
+    header.set_u8::<TTL>(packet.ttl - 1);
     header.set_u16::<IPV4_CHECKSUM>(checksum::decrement_ttl(header.u16::<IPV4_CHECKSUM>()));
     Ok(())
 }
@@ -75,40 +79,60 @@ pub fn decrement_ttl(ctx: &XdpContext, network: &Network) -> Result<(), Reason> 
 #[inline(always)]
 pub fn translate(
     ctx: &XdpContext,
-    network: &Network,
+    packet: &Packet,
     end: End,
     old: &Identity,
     new: &Identity,
 ) -> Result<(), Reason> {
-    transport_checksum(ctx, network, old.sum, new.sum)?;
-    let port = network.transport + if matches!(end, End::Source) { 0 } else { DESTINATION_PORT };
-    Bytes::<2>::at(ctx, port)?.set_u16::<0>(new.port_be);
-    if network.v6 {
-        let place = L3 + if matches!(end, End::Source) { IPV6_SOURCE } else { IPV6_DESTINATION };
+    transport_checksum(ctx, packet, old.sum, new.sum)?;
+    set_port(ctx, packet, end, new.port_be)?;
+    readdress(ctx, packet, end, &old.address, &new.address)
+}
+
+/// Gives one end of the packet another port, and leaves checksums alone.
+#[inline(always)]
+pub fn set_port(ctx: &XdpContext, packet: &Packet, end: End, port_be: u16) -> Result<(), Reason> {
+    let place = packet.transport() + if matches!(end, End::Source) { 0 } else { DESTINATION_PORT };
+    Bytes::<2>::at(ctx, place)?.set_u16::<0>(port_be);
+    Ok(())
+}
+
+/// Gives one end of the packet another address, and leaves its transport alone.
+#[inline(always)]
+pub fn readdress(
+    ctx: &XdpContext,
+    packet: &Packet,
+    end: End,
+    old: &Address,
+    new: &Address,
+) -> Result<(), Reason> {
+    if packet.v6 {
+        let place =
+            packet.network() + if matches!(end, End::Source) { IPV6_SOURCE } else { IPV6_DESTINATION };
         let address = Bytes::<16>::at(ctx, place)?;
-        let [high, low] = new.address.halves();
+        let [high, low] = new.halves();
         address.set_u64::<0>(high);
         address.set_u64::<8>(low);
         return Ok(());
     }
-    let header = Bytes::<{ Ipv4Hdr::LEN }>::at(ctx, L3)?;
-    let (old, address) = (checksum::sum_address(&old.address), checksum::sum_address(&new.address));
-    header.set_u16::<IPV4_CHECKSUM>(checksum::replace(header.u16::<IPV4_CHECKSUM>(), old, address));
+    let header = Bytes::<{ Ipv4Hdr::LEN }>::at(ctx, packet.network())?;
+    let (gone, come) = (checksum::sum_address(old), checksum::sum_address(new));
+    header.set_u16::<IPV4_CHECKSUM>(checksum::replace(header.u16::<IPV4_CHECKSUM>(), gone, come));
     match end {
-        End::Source => header.set_u32::<IPV4_SOURCE>(new.address.0[3]),
-        End::Destination => header.set_u32::<IPV4_DESTINATION>(new.address.0[3]),
+        End::Source => header.set_u32::<IPV4_SOURCE>(new.0[3]),
+        End::Destination => header.set_u32::<IPV4_DESTINATION>(new.0[3]),
     }
     Ok(())
 }
 
 #[inline(always)]
-fn transport_checksum(ctx: &XdpContext, network: &Network, old: u16, new: u16) -> Result<(), Reason> {
-    if network.protocol == TCP {
-        let field = Bytes::<2>::at(ctx, network.transport + TCP_CHECKSUM)?;
+fn transport_checksum(ctx: &XdpContext, packet: &Packet, old: u16, new: u16) -> Result<(), Reason> {
+    if packet.protocol == TCP {
+        let field = Bytes::<2>::at(ctx, packet.transport() + TCP_CHECKSUM)?;
         field.set_u16::<0>(checksum::replace(field.u16::<0>(), old, new));
         return Ok(());
     }
-    let field = Bytes::<2>::at(ctx, network.transport + UDP_CHECKSUM)?;
+    let field = Bytes::<2>::at(ctx, packet.transport() + UDP_CHECKSUM)?;
     // Zero over IPv4 says that the sender computed none (RFC 768): there is nothing to follow.
     if field.u16::<0>() != 0 {
         field.set_u16::<0>(checksum::udp(checksum::replace(field.u16::<0>(), old, new)));
@@ -136,43 +160,4 @@ pub fn frame_addresses(ctx: &XdpContext) -> Result<(Mac, Mac), Reason> {
     let to = Mac([header.u16::<0>(), header.u16::<2>(), header.u16::<4>()]);
     let from = Mac([header.u16::<6>(), header.u16::<8>(), header.u16::<10>()]);
     Ok((to, from))
-}
-
-/// The verdict that sends the frame out of `interface`.
-#[inline(always)]
-pub fn out_of(ctx: &XdpContext, interface: u32) -> u32 {
-    if interface == ctx.ingress_ifindex() as u32 {
-        return xdp_action::XDP_TX;
-    }
-    // SAFETY: the helper takes any index; one that is gone drops the frame and is counted by the kernel.
-    unsafe { bpf_redirect(interface, 0) as u32 }
-}
-
-/// Sends the frame to a backend's next hop and counts it.
-#[inline(always)]
-pub fn to_backend(ctx: &XdpContext, id: u16, hop: &Hop) -> Result<u32, Reason> {
-    address_frame(ctx, hop.mac, hop.source_mac)?;
-    if let Some(traffic) = TRAFFIC.get_ptr_mut(u32::from(id)) {
-        // SAFETY: this CPU's own element of the map.
-        unsafe { (*traffic).packets += 1 };
-        // SAFETY: as above.
-        unsafe { (*traffic).bytes += frame_length(ctx) };
-    }
-    Ok(out_of(ctx, hop.interface))
-}
-
-/// Counts a frame that came back from a backend.
-#[inline(always)]
-pub fn count_returned(ctx: &XdpContext, id: u16) {
-    if let Some(traffic) = TRAFFIC.get_ptr_mut(u32::from(id)) {
-        // SAFETY: this CPU's own element of the map.
-        unsafe { (*traffic).returned_packets += 1 };
-        // SAFETY: as above.
-        unsafe { (*traffic).returned_bytes += frame_length(ctx) };
-    }
-}
-
-#[inline(always)]
-fn frame_length(ctx: &XdpContext) -> u64 {
-    (ctx.data_end() - ctx.data()) as u64
 }

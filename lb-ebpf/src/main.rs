@@ -2,6 +2,17 @@
 //!
 //! Entry points, parsing, flow table access and rewriting. It reads packets and maps and carries out what
 //! `lb_common` decides; it must never hold a policy of its own.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`steer`] | the way of a packet through the parts, and the count of what became of it |
+//! | [`packet`], [`headers`] | reading: plain packets, and all others |
+//! | [`client`] | packets to VIPs |
+//! | [`server`] | packets back from backends (`nat`) |
+//! | [`fragments`], [`icmp`], [`neighbour`] | what has no ports of its own |
+//! | [`deliver`], [`forward`], [`tunnel`], [`too_big`] | sending on: by mode, rewriting, wrapping, refusing |
+//! | [`flows`], [`backends`], [`ports`], [`quic`] | look-ups: the flow table, rows and the pick, source ports, server IDs |
+//! | [`bytes`], [`maps`], [`word`] | memory: the packet's and the maps' |
 
 #![no_std]
 #![no_main]
@@ -10,30 +21,32 @@
 
 mod backends;
 mod bytes;
+mod client;
+mod deliver;
 mod flows;
 mod forward;
+mod fragments;
+mod headers;
+mod icmp;
 mod maps;
 mod neighbour;
 mod packet;
+mod ports;
+mod quic;
+mod server;
 mod steer;
+mod too_big;
+mod tunnel;
 mod word;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
-use lb_common::layout::{self, Clock};
+use lb_common::layout::Clock;
 
 /// Steers packets for VIPs, answers for their addresses, and passes everything else.
-#[xdp]
+#[cfg_attr(feature = "legacy", xdp)]
+#[cfg_attr(not(feature = "legacy"), xdp(frags))]
 pub fn guidevane(ctx: XdpContext) -> u32 {
-    let mut owner = layout::NO_VIP;
-    let (action, reason) = match steer::packet(&ctx, &mut owner) {
-        Ok(done) => done,
-        Err(reason) => (steer::action_of(reason), reason),
-    };
-    if let Some(seen) = maps::REASONS_SEEN.get_ptr_mut(layout::reason_element(owner, reason)) {
-        // SAFETY: this CPU's own element of the map.
-        unsafe { *seen += 1 };
-    }
-    action
+    steer::packet(&ctx)
 }
 
 /// Never attached: test-run by the daemon, to learn how the kernel's tick relates to its own clock.

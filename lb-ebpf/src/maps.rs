@@ -7,16 +7,17 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use lb_common::{
+    address::Address,
     index,
     layout::{
-        Backend, Clock, Control, FLOW_SETS, FlowInfo, Histogram, Load, Meta, REASON_ELEMENTS, TABLE_LINE,
-        TABLE_LINES, Total, Traffic, VIP_IDS, Vip,
+        Backend, Clock, Control, FLOW_SETS, FRAGMENT_SETS, FlowInfo, Histogram, Load, MAX_SOURCES, Meta,
+        REASON_ELEMENTS, TABLE_LINE, TABLE_LINES, Total, Traffic, VIP_IDS, Vip,
     },
     slot::MAX_BACKENDS,
     table::WAYS,
 };
 
-use crate::word::MapWord;
+use crate::{packet::Packet, word::MapWord};
 
 const SHARED: usize = BPF_F_MMAPABLE as usize;
 
@@ -62,6 +63,12 @@ pub static TABLE: Array<[u16; TABLE_LINE], TABLE_LINES, SHARED> = Array::new();
 pub static FLOWS: Array<[u64; WAYS], FLOW_SETS, SHARED> = Array::new();
 #[btf_map]
 pub static FLOW_INFO: Array<FlowInfo, { FLOW_SETS * WAYS }, SHARED> = Array::new();
+#[btf_map]
+pub static SOURCES: Array<Address, MAX_SOURCES, SHARED> = Array::new();
+#[btf_map]
+pub static FRAGMENTS: Array<[u64; WAYS], FRAGMENT_SETS> = Array::new();
+#[btf_map]
+pub static PACKET: PerCpuArray<Packet, 2> = PerCpuArray::new();
 #[btf_map]
 pub static TRAFFIC: PerCpuArray<Traffic, MAX_BACKENDS> = PerCpuArray::new();
 #[btf_map]

@@ -1,10 +1,14 @@
 //! ARP and neighbour discovery for VIPs that are announced by the program itself.
 
-use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
+use aya_ebpf::{
+    bindings::{xdp_action, xdp_md},
+    programs::XdpContext,
+};
 use lb_common::{
     address::{Address, Endpoint, Mac},
     checksum,
-    layout::vip_flags,
+    header::ICMPV6,
+    layout::{NO_VIP, vip_flags},
     reason::Reason,
 };
 use network_types::arp::ArpHdr;
@@ -13,8 +17,9 @@ use crate::{
     backends,
     bytes::Bytes,
     forward::{address_frame, frame_addresses},
-    packet::{ETHERTYPE_IPV4, ICMPV6, L3, Network},
-    steer::Outcome,
+    headers::kind,
+    packet::{self, ETHERTYPE_IPV4, Packet},
+    steer::{Outcome, Verdict, for_address},
 };
 
 /// Hardware and protocol of an ARP packet, and the lengths of their addresses: Ethernet and IPv4 (RFC 826).
@@ -48,10 +53,23 @@ fn announced(ctx: &XdpContext, address: &Address) -> Option<Mac> {
     here.then_some(vip.mac)
 }
 
+/// What is neither TCP, UDP, ICMP nor a fragment, by its [`kind`]. A global function: see [`crate::steer`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guidevane_other(ctx: *mut xdp_md, which: u32) -> u64 {
+    let Some(packet) = packet::current() else { return Verdict::INTERNAL.0 };
+    let outcome = match which {
+        kind::ARP => arp(&XdpContext::new(ctx), packet),
+        kind::OTHER | kind::TRUNCATED => Err(for_address(packet, kind::reason(which))),
+        _ => Err(kind::reason(which)),
+    };
+    Verdict::new(outcome, NO_VIP).0
+}
+
 /// Answers a request for the address of a VIP.
 #[inline(always)]
-pub fn arp(ctx: &XdpContext) -> Outcome {
-    let packet = Bytes::<{ ArpHdr::LEN }>::at(ctx, L3).map_err(|_| Reason::Unreadable)?;
+fn arp(ctx: &XdpContext, packet: &Packet) -> Outcome {
+    let packet = Bytes::<{ ArpHdr::LEN }>::at(ctx, packet.network()).map_err(|_| Reason::Unreadable)?;
     let shape = (packet.u16::<0>(), packet.u16::<2>(), packet.u16::<4>(), packet.u16::<6>());
     if shape != (ETHERNET, ETHERTYPE_IPV4, LENGTHS, REQUEST) {
         return Err(Reason::NotOurs);
@@ -76,27 +94,27 @@ pub fn arp(ctx: &XdpContext) -> Outcome {
 /// Answers a solicitation for the address of a VIP. One that is not, that comes from beyond a router, or that
 /// another host sends to find out whether the address is free, is left to the stack.
 #[inline(always)]
-pub fn solicitation(ctx: &XdpContext, network: &Network) -> Outcome {
-    let Ok(message) = Bytes::<MESSAGE>::at(ctx, network.transport) else { return Err(Reason::NotOurs) };
-    let shape = (message.u16::<0>(), message.u16::<OPTION>(), network.length as usize);
-    if shape != (SOLICITATION, SOURCE_OPTION, MESSAGE) || network.source == Address::default() {
+pub fn solicitation(ctx: &XdpContext, packet: &Packet) -> Outcome {
+    let Ok(message) = Bytes::<MESSAGE>::at(ctx, packet.transport()) else { return Err(Reason::NotOurs) };
+    let shape = (message.u16::<0>(), message.u16::<OPTION>(), packet.length as usize);
+    if shape != (SOLICITATION, SOURCE_OPTION, MESSAGE) || packet.source == Address::default() {
         return Err(Reason::NotOurs);
     }
-    if network.ttl != ON_LINK {
+    if packet.ttl != ON_LINK {
         return Err(Reason::NotOurs);
     }
     let target = Address::from_halves([message.u64::<TARGET>(), message.u64::<16>()]);
     let own = announced(ctx, &target).ok_or(Reason::NotOurs)?;
     let (_, asker) = frame_addresses(ctx)?;
     message.set_u16::<0>(ADVERTISEMENT);
-    message.set_u16::<2>(!checksum::fold(advertisement_sum(&target, &network.source, own)));
+    message.set_u16::<2>(!checksum::fold(advertisement_sum(&target, &packet.source, own)));
     message.set_u32::<4>(u32::from(SOLICITED_OVERRIDE));
     message.set_u16::<OPTION>(TARGET_OPTION);
     message.set_u16::<26>(own.0[0]);
     message.set_u16::<28>(own.0[1]);
     message.set_u16::<30>(own.0[2]);
-    let addresses = Bytes::<32>::at(ctx, L3 + IPV6_ADDRESSES)?;
-    let ([high, low], [to_high, to_low]) = (target.halves(), network.source.halves());
+    let addresses = Bytes::<32>::at(ctx, packet.network() + IPV6_ADDRESSES)?;
+    let ([high, low], [to_high, to_low]) = (target.halves(), packet.source.halves());
     addresses.set_u64::<0>(high);
     addresses.set_u64::<8>(low);
     addresses.set_u64::<16>(to_high);

@@ -1,275 +1,186 @@
-//! The way of a packet through the program: whose it is, which flow, which backend, and out.
+//! The way of a packet through the program, and the count of what became of it.
+//!
+//! Its parts are BPF global functions of the context, each verified by itself for any packet; between them a
+//! packet's values lie in [`crate::packet::current`].
 
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use lb_common::{
     address::Endpoint,
-    flow::FlowKey,
-    layout::{FlowInfo, Hop, Mode, Vip, backend_bits, vip_flags},
-    maglev::NOBODY,
-    pick::Policy,
-    reason::Reason,
-    slot::State,
-    track::{self, Flags, Segment},
+    layout::{self, NO_VIP, vip_flags},
+    reason::{Action, REASONS, Reason},
+    slot::MAX_BACKENDS,
 };
 
 use crate::{
-    backends,
-    flows::{self, Flow},
-    forward::{self, End, Identity},
-    neighbour,
-    packet::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMPV6, Network, TCP, UDP},
+    backends, client,
+    deliver::{self, Way},
+    fragments,
+    headers::{self, kind},
+    icmp, maps, neighbour,
+    packet::{self, Packet},
+    server, too_big,
 };
 
-/// What to do with the packet, and why.
+/// What to do with a packet, and why.
 pub type Outcome = Result<(u32, Reason), Reason>;
 
-/// Reads a packet as far as it must to know whose it is; `owner` becomes the id of its VIP.
-#[inline(always)]
-pub fn packet(ctx: &XdpContext, owner: &mut u16) -> Outcome {
-    let network = match packet::ether_type(ctx).map_err(unreadable)? {
-        ETHERTYPE_IPV4 => packet::ipv4(ctx).map_err(unreadable)?,
-        ETHERTYPE_IPV6 => packet::ipv6(ctx).map_err(unreadable)?,
-        ETHERTYPE_ARP => return neighbour::arp(ctx),
-        _ => return Err(Reason::NotOurs),
-    };
-    if network.fragment || !matches!(network.protocol, TCP | UDP) {
-        return other(ctx, &network);
+/// What a part of the program gives to the next, as one number:
+///
+/// | bits | field |
+/// |---|---|
+/// | 3..0 | action, or [`DELIVER`] |
+/// | 9..4 | reason |
+/// | 20..10 | the VIP it is counted for |
+/// | 32..21 | the backend to deliver to |
+/// | 63..33 | the flow's number, all ones without one |
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Verdict(pub u64);
+
+/// No XDP action: the packet is to be delivered to a backend.
+const DELIVER: u64 = 15;
+
+const REASON_SHIFT: u32 = 4;
+const OWNER_SHIFT: u32 = 10;
+const BACKEND_SHIFT: u32 = 21;
+const NUMBER_SHIFT: u32 = 33;
+
+/// The number of no flow.
+const NO_NUMBER: u32 = u32::MAX >> 1;
+
+const _: () = assert!(REASONS <= 1 << 6 && (NO_VIP as u32) < 1 << 11 && MAX_BACKENDS <= 1 << 12);
+
+impl Verdict {
+    /// The packet is for no VIP; a server's answer perhaps.
+    pub const ELSEWHERE: Self = Self(u64::MAX);
+
+    /// What cannot happen: this CPU has no packet.
+    pub const INTERNAL: Self = Self::packed(xdp_action::XDP_DROP as u64, Reason::Internal, NO_VIP);
+
+    #[inline(always)]
+    const fn packed(action: u64, reason: Reason, owner: u16) -> Self {
+        Self(action | (reason as u64) << REASON_SHIFT | (owner as u64) << OWNER_SHIFT)
     }
-    let Ok((source, destination)) = network.ports(ctx) else {
-        return Err(for_address(&network, Reason::Truncated));
-    };
-    // One look-up in the flow table serves both directions: what differs is which end is the client. Rows are
-    // looked up again below: what is alive across the look-up takes room on the stack.
-    let (client, port_be, id, element, server) = match backends::vip_at(&network.to(destination)) {
-        Some((element, vip)) => (network.source, source, vip.id, element, NOBODY),
-        None => {
-            let (server, hop) = backends::backend_at(&network.from(source)).ok_or(Reason::NotOurs)?;
-            (network.destination, destination, hop.vip, 0, server)
-        }
-    };
-    let key = FlowKey { client, client_port_be: port_be, vip: id };
-    let hash = key.hash(flows::key());
-    let flow = flows::find(hash).ok_or(Reason::Internal)?;
-    if server != NOBODY {
-        if !flow.is_known() {
-            return Err(Reason::NotOurs);
-        }
-        let (_, hop) = backends::backend(server).ok_or(Reason::Internal)?;
-        return from_backend(ctx, &network, server, hop, &key, &flow);
+
+    /// Packs an outcome.
+    #[inline(always)]
+    pub fn new(outcome: Outcome, owner: u16) -> Self {
+        let (action, reason) = match outcome {
+            Ok(done) => done,
+            Err(reason) => (action_of(reason), reason),
+        };
+        Self::packed(u64::from(action & 7), reason, owner)
     }
-    *owner = id;
-    let vip = backends::row(element).ok_or(Reason::Internal)?;
-    to_vip(ctx, &network, &Service { element, vip }, &key, hash, &flow)
+
+    /// The packet goes to a backend.
+    #[inline(always)]
+    pub fn deliver(vip: u16, backend: u16, way: Way, reason: Reason) -> Self {
+        let number = match way {
+            Way::Flow(number) => number & NO_NUMBER,
+            Way::Table => NO_NUMBER,
+        };
+        let Self(packed) = Self::packed(DELIVER, reason, vip);
+        Self(packed | u64::from(backend) << BACKEND_SHIFT | u64::from(number) << NUMBER_SHIFT)
+    }
+
+    /// The VIP it is counted for.
+    #[inline(always)]
+    pub const fn owner(self) -> u16 {
+        (self.0 >> OWNER_SHIFT) as u16 & 0x7ff
+    }
+
+    /// The backend to deliver to.
+    #[inline(always)]
+    pub const fn backend(self) -> u16 {
+        (self.0 >> BACKEND_SHIFT) as u16 & (MAX_BACKENDS as u16 - 1)
+    }
+
+    /// How it was found.
+    #[inline(always)]
+    pub const fn way(self) -> Way {
+        match (self.0 >> NUMBER_SHIFT) as u32 {
+            NO_NUMBER => Way::Table,
+            number => Way::Flow(number),
+        }
+    }
+
+    /// The same for the same reason, now that it is delivered.
+    #[inline(always)]
+    pub const fn done(self, action: u32) -> Self {
+        Self(self.0 & !DELIVER | action as u64 & 7)
+    }
+
+    #[inline(always)]
+    const fn action(self) -> u64 {
+        self.0 & 15
+    }
+
+    #[inline(always)]
+    const fn reason(self) -> u8 {
+        (self.0 >> REASON_SHIFT) as u8 & 63
+    }
 }
 
-/// The VIP a packet is for, and its live row's element.
-struct Service {
-    element: u32,
-    vip: &'static Vip,
+/// Takes a packet through the program.
+#[inline(always)]
+pub fn packet(ctx: &XdpContext) -> u32 {
+    let Some(packet) = packet::current() else { return xdp_action::XDP_PASS };
+    let kind = match packet::read_plain(ctx, packet) {
+        true => kind::FLOW,
+        false => headers::guidevane_headers(ctx.ctx),
+    };
+    let verdict = match kind {
+        kind::FLOW => flow(ctx),
+        kind::ICMP => Verdict(icmp::guidevane_icmp(ctx.ctx)),
+        kind::LATER => Verdict(fragments::guidevane_fragment(ctx.ctx)),
+        _ => Verdict(neighbour::guidevane_other(ctx.ctx, kind)),
+    };
+    count(match verdict.action() {
+        DELIVER => delivered(ctx, verdict),
+        _ => verdict,
+    })
 }
 
-/// A packet that cannot be read before it is known to be ours is not ours to judge.
 #[inline(always)]
-fn unreadable(_: Reason) -> Reason {
-    Reason::Unreadable
+fn flow(ctx: &XdpContext) -> Verdict {
+    let verdict = Verdict(client::guidevane_client(ctx.ctx));
+    if verdict == Verdict::ELSEWHERE { Verdict(server::guidevane_server(ctx.ctx)) } else { verdict }
+}
+
+#[inline(always)]
+fn delivered(ctx: &XdpContext, verdict: Verdict) -> Verdict {
+    let verdict = Verdict(deliver::guidevane_deliver(ctx.ctx, verdict.0));
+    if verdict.reason() == Reason::TooBig as u8 {
+        return Verdict(too_big::guidevane_too_big(ctx.ctx, verdict.owner().into()));
+    }
+    verdict
+}
+
+/// Counts a verdict and gives its action.
+#[inline(always)]
+fn count(verdict: Verdict) -> u32 {
+    if let Some(seen) =
+        maps::REASONS_SEEN.get_ptr_mut(layout::reason_place(verdict.owner(), verdict.reason()))
+    {
+        // SAFETY: this CPU's own element of the map.
+        unsafe { *seen += 1 };
+    }
+    verdict.action() as u32
 }
 
 /// `reason` if the packet is for the address of a VIP, else it is not ours.
 #[inline(always)]
-fn for_address(network: &Network, reason: Reason) -> Reason {
-    match backends::vip_at(&Endpoint::address_only(network.destination)) {
-        Some(_) => reason,
-        None => Reason::NotOurs,
+pub fn for_address(packet: &Packet, reason: Reason) -> Reason {
+    match backends::vip_at(&Endpoint::address_only(packet.destination)) {
+        Some((_, address)) if address.flags & vip_flags::SOURCE_ADDRESS == 0 => reason,
+        _ => Reason::NotOurs,
     }
-}
-
-#[inline(always)]
-fn other(ctx: &XdpContext, network: &Network) -> Outcome {
-    if network.fragment {
-        return Err(for_address(network, Reason::FragmentUnknown));
-    }
-    if network.v6 && network.protocol == ICMPV6 {
-        let outcome = neighbour::solicitation(ctx, network);
-        if !matches!(outcome, Err(Reason::NotOurs)) {
-            return outcome;
-        }
-    }
-    Err(for_address(network, Reason::OtherProtocol))
-}
-
-/// A client's packet.
-#[inline(always)]
-fn to_vip(
-    ctx: &XdpContext,
-    network: &Network,
-    service: &Service,
-    key: &FlowKey,
-    hash: u64,
-    flow: &Flow,
-) -> Outcome {
-    let vip = service.vip;
-    let segment = match network.protocol {
-        TCP => Some(network.segment(ctx)?),
-        _ => network.datagram(ctx).map(|()| None)?,
-    };
-    forward::may_go_on(network)?;
-    let opens = segment.is_none_or(|segment| segment.flags.opens());
-    let stays = flow.is_known() && !(opens && wants_another(flow, segment.is_none()));
-    let (backend, reason) = match stays {
-        true => {
-            match &segment {
-                Some(segment) => flow.on_segment(vip.id, segment, vip.skip_bytes),
-                None => flow.on_datagram(vip.id),
-            }
-            (flow.slot.backend(), Reason::Established)
-        }
-        _ if opens => open(ctx, service, key, hash, flow, segment.as_ref())?,
-        _ if vip.mode == Mode::Nat as u8 => return Err(Reason::UnknownNat),
-        _ => {
-            let affinity = affinity(vip, key, hash);
-            let backend = backends::choose(service.element, Policy::Hash as u8, affinity, hash);
-            (backend.ok_or(Reason::NoBackend)?, Reason::Unknown)
-        }
-    };
-    deliver(ctx, network, vip, backend, reason)
-}
-
-/// A new flow, or one that is picked anew.
-#[inline(always)]
-fn open(
-    ctx: &XdpContext,
-    service: &Service,
-    key: &FlowKey,
-    hash: u64,
-    flow: &Flow,
-    segment: Option<&Segment>,
-) -> Result<(u16, Reason), Reason> {
-    let vip = service.vip;
-    let affinity = affinity(vip, key, hash);
-    let backend =
-        backends::choose(service.element, vip.rule.policy, affinity, hash).ok_or(Reason::NoBackend)?;
-    let entered = if flow.is_known() {
-        match flows::reopen(flow, vip.id, backend) {
-            Ok(number) => Some(number),
-            // The same flow, reopened by its twin on another CPU: that one's pick holds.
-            Err(slot) if slot.tag() == flow.slot.tag() => return Ok((slot.backend(), Reason::Established)),
-            Err(_) => None,
-        }
-    } else {
-        flows::open(hash, vip.id, backend)
-    };
-    let Some(number) = entered else { return Ok((backend, Reason::Untracked)) };
-    if let Some(line) = flows::info(number) {
-        write_line(ctx, key, segment, line);
-    }
-    Ok((backend, Reason::NewFlow))
-}
-
-/// The hash by which a VIP picks.
-#[inline(always)]
-fn affinity(vip: &Vip, key: &FlowKey, hash: u64) -> u64 {
-    if vip.flags & vip_flags::CLIENT_AFFINITY == 0 {
-        return hash;
-    }
-    let [high, low] = key.client.halves();
-    flows::guidevane_client_hash(high, low, key.vip.into())
-}
-
-/// Whether a flow in the table is picked anew: it was closed, or its backend is down. `datagram` flows
-/// have no connection to lose, so any of their packets may move them.
-#[inline(always)]
-fn wants_another(flow: &Flow, datagram: bool) -> bool {
-    if flow.slot.state() as u8 == State::Closed as u8 && !datagram {
-        return true;
-    }
-    const ALIVE: u32 = backend_bits::PRESENT | backend_bits::HEALTHY;
-    // What follows a FIN is a new connection: it may not go where new ones are not welcome.
-    let closing = flow.slot.state() as u8 == State::Closing as u8;
-    let wanted = if closing { backend_bits::ELIGIBLE } else { ALIVE };
-    backends::backend(flow.slot.backend()).is_none_or(|(control, _)| control & wanted != wanted)
-}
-
-/// Writes a new flow's cold line.
-#[inline(always)]
-fn write_line(ctx: &XdpContext, key: &FlowKey, segment: Option<&Segment>, line: *mut FlowInfo) {
-    let Ok((own_mac, client_mac)) = forward::frame_addresses(ctx) else { return };
-    let FlowInfo { client, client_port_be, vip, client_mac: from, own_mac: to, interface, track, opened_at, request_at } =
-        // SAFETY: the pointer is to a whole element of the map, plain numbers.
-        unsafe { &mut *line };
-    // Field by field: a whole line would take a seventh of the stack.
-    *client = key.client;
-    *client_port_be = key.client_port_be;
-    *vip = key.vip;
-    (*from, *to) = (client_mac, own_mac);
-    *interface = ctx.ingress_ifindex() as u32;
-    *track = segment.map(track::opened).unwrap_or_default();
-    *opened_at = flows::nanoseconds();
-    *request_at = 0;
-}
-
-#[inline(always)]
-fn deliver(ctx: &XdpContext, network: &Network, vip: &Vip, id: u16, reason: Reason) -> Outcome {
-    const USABLE: u32 = backend_bits::PRESENT | backend_bits::REACHABLE;
-    let (control, hop) = backends::backend(id).ok_or(Reason::Internal)?;
-    if control & USABLE != USABLE {
-        return Err(Reason::NoNextHop);
-    }
-    forward::decrement_ttl(ctx, network)?;
-    if vip.mode == Mode::Nat as u8 {
-        forward::translate(ctx, network, End::Destination, &identity_of(vip), &identity_at(hop))?;
-    }
-    Ok((forward::to_backend(ctx, id, hop)?, reason))
-}
-
-#[inline(always)]
-fn identity_of(vip: &Vip) -> Identity {
-    Identity { address: vip.endpoint.address, port_be: vip.endpoint.port_be, sum: vip.checksum }
-}
-
-#[inline(always)]
-fn identity_at(hop: &Hop) -> Identity {
-    Identity { address: hop.endpoint.address, port_be: hop.endpoint.port_be, sum: hop.checksum }
-}
-
-/// A packet from a backend of a `nat` VIP: rewritten only if it belongs to a flow in the table with that
-/// backend, so that scrapes, probes and direct access to the same port pass.
-#[inline(always)]
-fn from_backend(
-    ctx: &XdpContext,
-    network: &Network,
-    id: u16,
-    hop: &Hop,
-    key: &FlowKey,
-    flow: &Flow,
-) -> Outcome {
-    let vip = backends::vip(hop.vip).ok_or(Reason::Internal)?;
-    let line = flows::info(flow.number).ok_or(Reason::Internal)?;
-    // SAFETY: the pointer is to a whole element of the map, plain numbers.
-    let info = unsafe { &*line };
-    if flow.slot.backend() != id || info.client != key.client || info.client_port_be != key.client_port_be {
-        return Err(Reason::NotOurs);
-    }
-    forward::may_go_on(network)?;
-    if network.protocol == TCP {
-        let segment = network.segment(ctx)?;
-        if segment.payload > 0 || segment.flags.has(Flags::SYN | Flags::RST) {
-            flow.on_answer(vip.id, &segment, vip.skip_bytes.into());
-        }
-    } else {
-        network.datagram(ctx)?;
-    }
-    forward::decrement_ttl(ctx, network)?;
-    forward::translate(ctx, network, End::Source, &identity_at(hop), &identity_of(vip))?;
-    forward::address_frame(ctx, info.client_mac, info.own_mac)?;
-    forward::count_returned(ctx, id);
-    Ok((forward::out_of(ctx, info.interface), Reason::Returned))
 }
 
 /// The XDP action of a packet that is not forwarded.
 #[inline(always)]
-pub fn action_of(reason: Reason) -> u32 {
-    match reason {
-        Reason::NotOurs | Reason::OtherProtocol | Reason::Unreadable => xdp_action::XDP_PASS,
+const fn action_of(reason: Reason) -> u32 {
+    match reason.action() {
+        Action::Pass => xdp_action::XDP_PASS,
         _ => xdp_action::XDP_DROP,
     }
 }

@@ -2,7 +2,7 @@
 
 use lb_common::{
     slot::{AGE_MASK, Slot, State, tag},
-    table::{Found, Place, WAYS, find, first_set, other_set, place, settle},
+    table::{Found, Place, SPARE, WAYS, find, first_set, other_set, place, settle},
     track::{Event, Track, Verdict},
 };
 use proptest::{
@@ -76,12 +76,12 @@ proptest! {
 
     #[test]
     fn a_new_flow_goes_where_the_model_says(first in sets(), second in sets(), now in 0..=AGE_MASK) {
-        prop_assert_eq!(place(&set_of(first), &set_of(second), now), place_by_model([&first, &second], now));
+        prop_assert_eq!(place(&set_of(first), &set_of(second), now, SPARE), place_by_model([&first, &second], now));
     }
 
     #[test]
     fn nobody_is_pushed_out_while_a_slot_is_spare(first in sets(), second in sets(), now: u32) {
-        let place = place(&set_of(first), &set_of(second), now);
+        let place = place(&set_of(first), &set_of(second), now, SPARE);
         let taken = Slot([first, second][usize::from(place.second)][place.position]).state();
         let least = first.iter().chain(&second).map(|&word| Slot(word).state()).min().unwrap();
         prop_assert!(taken == least || taken <= State::Closed, "{taken:?} taken, {least:?} was there");
@@ -131,7 +131,7 @@ fn evictions_per_open(fill: f64, opens: usize, seed: u64) -> f64 {
         }
         let hash: u64 = random.random();
         let pair = [first_set(hash, mask), other_set(first_set(hash, mask), tag(hash), mask)];
-        let place = place(&sets[pair[0] as usize], &sets[pair[1] as usize], 0);
+        let place = place(&sets[pair[0] as usize], &sets[pair[1] as usize], 0, SPARE);
         let set = pair[usize::from(place.second)] as usize;
         let word = sets[set][place.position].0.get_mut();
         if *word == 0 {

@@ -8,7 +8,7 @@ use std::{
 
 use lb_common::{
     slot::{GAUGES, Slot, State, tag},
-    table::{Limits, WAYS, Word as _, age_out, find, first_set, other_set, place, settle},
+    table::{Limits, SPARE, WAYS, Word as _, age_out, find, first_set, other_set, place, settle},
     track::{Event, Track, Verdict},
 };
 use rand::{Rng as _, seq::IndexedRandom as _};
@@ -68,7 +68,7 @@ impl Shared {
         }
         let first = first_set(hash, MASK);
         let pair = [first, other_set(first, tag(hash), MASK)].map(|set| &self.sets[set as usize]);
-        let place = place(pair[0], pair[1], now);
+        let place = place(pair[0], pair[1], now, SPARE);
         let word = &pair[usize::from(place.second)][place.position];
         self.change(word, Slot(word.load()), Slot::new(hash, backend, State::Opening, now))
     }

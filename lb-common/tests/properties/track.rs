@@ -233,8 +233,8 @@ fn only_a_syn_without_ack_or_rst_opens() {
 #[test]
 fn the_syn_takes_one_sequence_number() {
     let syn = Segment { flags: Flags(Flags::SYN), sequence: u32::MAX, ..Segment::default() };
-    assert_eq!(opened(&syn), Track::default());
-    assert!(!is_fresh(&opened(&syn), &data(0, 0, 1)) && is_fresh(&opened(&syn), &data(0, 1, 1)));
+    assert_eq!(opened(&syn, 0), Track::default());
+    assert!(!is_fresh(&opened(&syn, 0), &data(0, 0, 1)) && is_fresh(&opened(&syn, 0), &data(0, 1, 1)));
 }
 
 #[test]
@@ -293,7 +293,8 @@ fn segments_lead_where_the_table_says() {
 
 #[test]
 fn a_tls_handshake_is_no_request_and_the_first_record_behind_it_is() {
-    let start = opened(&Segment { flags: Flags(Flags::SYN), sequence: u32::MAX - 700, ..Segment::default() });
+    let start =
+        opened(&Segment { flags: Flags(Flags::SYN), sequence: u32::MAX - 700, ..Segment::default() }, 0);
     let at = start.high_sequence;
     let hello = handshake(data(at, 517, 1));
     let finished = handshake(data(at.wrapping_add(517), 80, 4_000));

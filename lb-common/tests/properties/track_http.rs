@@ -4,7 +4,8 @@
 use lb_common::{
     slot::State,
     track::{
-        Event, Flags, Record, Segment, Track, is_quiet, on_answer, on_quiet, on_segment, on_syn_ack, opened,
+        BOTH_WAYS, Event, Flags, Record, Segment, Track, is_quiet, on_answer, on_quiet, on_segment,
+        on_syn_ack, opened,
     },
 };
 use proptest::{
@@ -129,7 +130,7 @@ proptest! {
         first: u32, answer: u32, seed in any::<u64>(),
     ) {
         let syn = Segment { flags: Flags(Flags::SYN), sequence: first, ..Segment::default() };
-        let mut flow = Flow { state: State::Opening, track: opened(&syn), requests: 0, answers: 0 };
+        let mut flow = Flow { state: State::Opening, track: opened(&syn, 0), requests: 0, answers: 0 };
         let mut client = Client { next: first.wrapping_add(1), received: answer, random: seeded(seed) };
         client.noise(&mut flow);
         prop_assert_eq!(flow.state, State::Opening, "nothing bare promotes a half-open flow");
@@ -162,7 +163,7 @@ proptest! {
         exchanges in vec((1..1_460u32, vec(1..1_460u32, 1..6)), 1..10), first: u32, server: u32,
     ) {
         let syn = Segment { flags: Flags(Flags::SYN), sequence: first, ..Segment::default() };
-        let track = on_syn_ack(opened(&syn), server);
+        let track = on_syn_ack(opened(&syn, BOTH_WAYS), server);
         let mut flow = Flow { state: State::Opening, track, requests: 0, answers: 0 };
         let mut client = Client { next: first.wrapping_add(1), received: server.wrapping_add(1), random: seeded(1) };
         let confirmation = client.segment(0, 0);
