@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 
 use guidevane::api::{
     AdminState, Backend, Change, CommandError, Daemon, Flows, GovernorMode, Handler, Health, HealthState,
-    Interface, Kernel, NextHop, Reported, Server, Snapshot, Vip,
+    Interface, Kernel, NatSource, NextHop, Reported, Server, Snapshot, Vip,
 };
-use guidevane::config::{ForwardMode, PolicyKind, Protocol, XdpMode};
+use guidevane::config::{Encap, ForwardMode, PolicyKind, Protocol, XdpMode};
 use tokio::runtime::Runtime;
 
 const SUCCESS: Option<i32> = Some(0);
@@ -28,6 +28,7 @@ fn snapshot() -> Snapshot {
         health: Health { state: HealthState::Down, reason: Some("connection refused".to_owned()) },
         admin: AdminState::Draining,
         next_hop: None,
+        unreachable: Some("neighbour 10.0.0.22 on eth0 does not answer".to_owned()),
         opening: 0,
         awaiting: 0,
         streaming: 0,
@@ -36,6 +37,7 @@ fn snapshot() -> Snapshot {
         correction: 0.0,
         share: None,
         requests: 0,
+        unanswered: 3,
         packets: 0,
         bytes: 0,
         ttft_p50_seconds: None,
@@ -48,7 +50,12 @@ fn snapshot() -> Snapshot {
         limit: Some(32),
         health: Health { state: HealthState::Up, reason: None },
         admin: AdminState::Active,
-        next_hop: Some(NextHop { mac: "52:54:00:00:00:21".to_owned(), interface: "eth0".to_owned() }),
+        next_hop: Some(NextHop {
+            mac: "52:54:00:00:00:21".to_owned(),
+            interface: "eth0".to_owned(),
+            mtu: 9000,
+        }),
+        unreachable: None,
         opening: 1,
         awaiting: 2,
         streaming: 30,
@@ -57,6 +64,7 @@ fn snapshot() -> Snapshot {
         correction: -2.5,
         share: Some(0.625),
         requests: 123_456,
+        unanswered: 0,
         packets: 9_876_543,
         bytes: 1_234_567_890,
         ttft_p50_seconds: Some(0.1374),
@@ -80,7 +88,7 @@ fn snapshot() -> Snapshot {
         name: "code".to_owned(),
         address: "2001:db8::10".parse().unwrap(),
         port: 80,
-        mode: ForwardMode::Nat,
+        mode: ForwardMode::Nat { source_nat: true },
         policy: PolicyKind::RoundRobin,
         packets: 0,
         bytes: 0,
@@ -92,9 +100,18 @@ fn snapshot() -> Snapshot {
             weight: 1000,
             health: Health { state: HealthState::Unknown, reason: None },
             admin: AdminState::Active,
-            ..idle
+            unreachable: None,
+            ..idle.clone()
         }],
         ..chat.clone()
+    };
+    let voice = Vip {
+        name: "voice".to_owned(),
+        port: 0,
+        protocol: Protocol::Udp,
+        mode: ForwardMode::Tunnel { encap: Encap::Gue },
+        backends: vec![],
+        ..code.clone()
     };
     Snapshot {
         daemon: Daemon {
@@ -108,8 +125,9 @@ fn snapshot() -> Snapshot {
                 interfaces: vec![Interface { name: "eth0".to_owned(), mode: XdpMode::Native }],
             },
             flows: Flows { slots: 1_048_576, used: 1234, evictions: 5 },
+            nat_sources: vec![NatSource { address: "fd00::200".parse().unwrap(), ports: 64_512, used: 17 }],
         },
-        vips: vec![chat, code],
+        vips: vec![chat, code, voice],
         drops: BTreeMap::from([("no-backend".to_owned(), 17), ("bad-checksum".to_owned(), 0)]),
         passes: BTreeMap::from([("not-for-a-vip".to_owned(), 42)]),
     }
@@ -120,14 +138,18 @@ guidevane 0.1.0, up 1h 2m 5s; governor on, every 5ms
 kernel program 0123456789ab on eth0 (native), not pinned
 flow table: 1234 of 1048576 slots used, 5 evictions
 
-VIP   ADDRESS            PROTOCOL  MODE  POLICY       NEW_FLOWS  PACKETS       BYTES
-chat  10.0.0.10:8000     tcp       l2    least             4321  9876543  1234567890
-code  [2001:db8::10]:80  tcp       nat   round-robin          0        0           0
+VIP    ADDRESS             PROTOCOL  MODE             POLICY       NEW_FLOWS  PACKETS       BYTES
+chat   10.0.0.10:8000      tcp       l2               least             4321  9876543  1234567890
+code   [2001:db8::10]:80   tcp       nat (one-armed)  round-robin          0        0           0
+voice  [2001:db8::10]:any  udp       tunnel (gue)     round-robin          0        0           0
 
 VIP   BACKEND  HEALTH   ADMIN     OPENING  AWAITING  STREAMING  IDLE  COST  SHARE_PCT  REQUESTS  TTFT_P50_MS  TTFT_P99_MS  REASON
 chat  gpu-0    up       active          1         2         30     4  1.26       62.5    123456        137.4       1250.0  -
-chat  gpu-1    down     draining        0         0          0     0  1.00          -         0            -            -  connection refused
+chat  gpu-1    down     draining        0         0          0     0  1.00          -         0            -            -  no next hop: neighbour 10.0.0.22 on eth0 does not answer; connection refused
 code  cpu-0    unknown  active          0         0          0     0  1.00          -         0            -            -  -
+
+NAT_SOURCE  PORTS_USED  PORTS
+fd00::200           17  64512
 
 DROP_REASON  PACKETS
 no-backend        17
@@ -138,14 +160,18 @@ guidevane 0.1.0, up 1h 2m 5s; governor on, every 5ms
 kernel program 0123456789ab on eth0 (native), not pinned
 flow table: 1234 of 1048576 slots used, 5 evictions
 
-VIP   ADDRESS            PROTOCOL  MODE  POLICY       NEW_FLOWS  PACKETS       BYTES
-chat  10.0.0.10:8000     tcp       l2    least             4321  9876543  1234567890
-code  [2001:db8::10]:80  tcp       nat   round-robin          0        0           0
+VIP    ADDRESS             PROTOCOL  MODE             POLICY       NEW_FLOWS  PACKETS       BYTES
+chat   10.0.0.10:8000      tcp       l2               least             4321  9876543  1234567890
+code   [2001:db8::10]:80   tcp       nat (one-armed)  round-robin          0        0           0
+voice  [2001:db8::10]:any  udp       tunnel (gue)     round-robin          0        0           0
 
-VIP   BACKEND  ADDRESS                HEALTH   ADMIN     WEIGHT  LIMIT  OPENING  AWAITING  STREAMING  IDLE  COST  CORRECTION  SHARE_PCT  REQUESTS  TTFT_P50_MS  TTFT_P99_MS  PACKETS       BYTES  RUNNING  WAITING  KV_PCT  REPORT_AGE_MS  NEXT_HOP                REASON
-chat  gpu-0    10.0.0.21:8000         up       active       100     32        1         2         30     4  1.26        -2.5       62.5    123456        137.4       1250.0  9876543  1234567890       31        2    87.3           42.1  52:54:00:00:00:21%eth0  -
-chat  gpu-1    10.0.0.22:8000         down     draining     100      -        0         0          0     0  1.00        +0.0          -         0            -            -        0           0        -        -       -              -  -                       connection refused
-code  cpu-0    [2001:db8:1::21]:8080  unknown  active      1000      -        0         0          0     0  1.00        +0.0          -         0            -            -        0           0        -        -       -              -  -                       -
+VIP   BACKEND  ADDRESS                HEALTH   ADMIN     WEIGHT  LIMIT  OPENING  AWAITING  STREAMING  IDLE  COST  CORRECTION  SHARE_PCT  REQUESTS  UNANSWERED  TTFT_P50_MS  TTFT_P99_MS  PACKETS       BYTES  RUNNING  WAITING  KV_PCT  REPORT_AGE_MS  NEXT_HOP                 MTU  REASON
+chat  gpu-0    10.0.0.21:8000         up       active       100     32        1         2         30     4  1.26        -2.5       62.5    123456           0        137.4       1250.0  9876543  1234567890       31        2    87.3           42.1  52:54:00:00:00:21%eth0  9000  -
+chat  gpu-1    10.0.0.22:8000         down     draining     100      -        0         0          0     0  1.00        +0.0          -         0           3            -            -        0           0        -        -       -              -  -                          -  no next hop: neighbour 10.0.0.22 on eth0 does not answer; connection refused
+code  cpu-0    [2001:db8:1::21]:8080  unknown  active      1000      -        0         0          0     0  1.00        +0.0          -         0           3            -            -        0           0        -        -       -              -  -                          -  -
+
+NAT_SOURCE  PORTS_USED  PORTS
+fd00::200           17  64512
 
 DROP_REASON  PACKETS
 no-backend        17
@@ -293,7 +319,7 @@ fn without_a_daemon_the_remedy_is_named() {
 fn config_check_counts_what_it_found() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("dist/guidevane.toml");
     let output = guidevane().args(["config", "check"]).arg(&example).output().unwrap();
-    let message = format!("{}: good: 1 interface, 2 VIPs, 3 backends\n", example.display());
+    let message = format!("{}: good: 1 interface, 3 VIPs, 4 backends\n", example.display());
     assert_output(&output, SUCCESS, &message, "");
 }
 

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use guidevane::config::{
-    Affinity, Announce, Config, ConfigError, Daemon, ForwardMode, Health, MAX_BYTES, Policy, Problem,
-    Protocol, XdpMode,
+    ANY_PORT, Affinity, Announce, Config, ConfigError, Daemon, Encap, ForwardMode, Health, MAX_BYTES, Policy,
+    Problem, Protocol, Quic, XdpMode,
 };
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 
@@ -59,7 +59,9 @@ fn the_example_file_is_accepted_and_shows_the_defaults() {
     assert_eq!(config.daemon, Daemon::default());
     assert_eq!(config.health, Health::default());
     assert_eq!(config.interfaces[0].mode, XdpMode::Native);
-    let [chat, embeddings] = &config.vips[..] else { panic!("two VIPs expected: {:?}", config.vips) };
+    let [chat, embeddings, voice] = &config.vips[..] else {
+        panic!("three VIPs expected: {:?}", config.vips)
+    };
     assert_eq!(chat.endpoint(), "10.0.0.10:8000".parse().unwrap());
     assert_eq!((chat.protocol, chat.mode), (Protocol::Tcp, ForwardMode::L2));
     assert_eq!((chat.policy, chat.affinity), (Policy::Least, Affinity::Flow));
@@ -71,6 +73,12 @@ fn the_example_file_is_accepted_and_shows_the_defaults() {
     assert_eq!(embeddings.policy, Policy::Bounded { epsilon: 0.25 });
     assert_eq!(embeddings.backends[0].endpoint(), "[2001:db8:1::21]:8080".parse().unwrap());
     assert_eq!(embeddings.backends[0].metrics, None);
+    assert_eq!(embeddings.mode, ForwardMode::Nat { source_nat: false });
+    assert_eq!(voice.mode, ForwardMode::Tunnel { encap: Encap::Ip });
+    assert_eq!(voice.quic, Some(Quic { config_id: 0, server_id_length: 2 }));
+    assert_eq!(voice.backends[0].server_id, Some(0x0a1b));
+    assert_eq!(config.tunnel.source_v4.map(|prefix| prefix.to_string()).as_deref(), Some("172.16.0.0/16"));
+    assert_eq!((config.tunnel.source_v6, config.nat.sources), (None, vec![]));
 }
 
 #[test]
@@ -155,6 +163,33 @@ fn what_only_looks_wrong_is_accepted() {
         ("a default time-out longer than a short interval", &[(4, "interval = \"100ms\"")]),
         ("a UTF-8 comment", &[(1, "[daemon] # Größe")]),
         ("generic XDP when asked", &[(6, "name = \"eth0\"\nmode = \"generic\"")]),
+        ("every port", &[(10, "port = \"any\"")]),
+        ("every port, and one of them apart", &[(10, "port = 0"), (17, "address = \"10.0.0.10\"")]),
+        ("one arm not wanted", &[(11, "mode = \"l2\"\nsource_nat = false")]),
+        (
+            "a server behind a two-armed and a one-armed nat VIP",
+            &[
+                (1, "[nat]\nsources = [\"10.0.0.200\"]\n[daemon]"),
+                (11, "mode = \"nat\"\nsource_nat = true"),
+                (22, "address = \"10.0.0.21\""),
+            ],
+        ),
+        (
+            "a tunnel to the other family",
+            &[
+                (1, "[tunnel]\nsource_v6 = \"fd00::/64\"\n[daemon]"),
+                (11, "mode = \"tunnel\""),
+                (14, "address = \"fd01::21\""),
+            ],
+        ),
+        (
+            "prefixes of a single address",
+            &[(1, "[tunnel]\nsource_v4 = \"10.9.9.9/32\"\nsource_v6 = \"fd00::9/128\"\n[daemon]")],
+        ),
+        (
+            "two sources in one family and one in the other",
+            &[(1, "[nat]\nsources = [\"10.0.0.200\", \"fd00::2\", \"10.0.0.201\"]\n[daemon]")],
+        ),
     ];
     for (what, edits) in cases {
         let text = edited(edits);
@@ -174,12 +209,25 @@ fn every_mistake_in_form_is_refused_with_line_and_column() {
         ("unknown section", &[(3, "[healt]")], "3:2", &["unknown field `healt`", "health"]),
         ("unknown key of a VIP", &[(11, "mode = \"l2\"\nvia = 1")], "12:1", &["unknown field `via`"]),
         ("unknown key of a backend", &[(13, "name = \"gpu-0\"\nwait = 1")], "14:1", &["`wait`", "weight"]),
-        ("unknown mode", &[(11, "mode = \"tunnel\"")], "11:8", &["`tunnel`", "`l2` or `nat`"]),
+        ("unknown mode", &[(11, "mode = \"dsr\"")], "11:8", &["`dsr`", "`l2`, `nat`, `tunnel`"]),
+        (
+            "unknown encapsulation",
+            &[(11, "mode = \"tunnel\"\nencap = \"vxlan\"")],
+            "12:9",
+            &["`vxlan`", "`gue`"],
+        ),
+        ("unknown key of tunnels", &[(1, "[tunnel]\nsource = 1\n[daemon]")], "2:1", &["`source_v4`"]),
         ("unknown policy", &[(11, "mode = \"l2\"\npolicy = \"best\"")], "12:10", &["`best`", "`least`"]),
         ("missing key", &[(10, "")], "7:1", &["missing field `port`"]),
         ("key given twice", &[(10, "name = \"b\"")], "10:1", &["duplicate key"]),
         ("a number for a text", &[(8, "name = 5")], "8:8", &["expected a string"]),
-        ("a text for a number", &[(10, "port = \"http\"")], "10:8", &["invalid type"]),
+        (
+            "a text for a number",
+            &[(14, "address = \"10.0.0.21\"\nport = \"http\"")],
+            "15:8",
+            &["invalid type"],
+        ),
+        ("a truth for a port", &[(10, "port = true")], "10:8", &["invalid type", "\"any\""]),
         ("no address", &[(9, "address = \"gpu.example\"")], "9:11", &["invalid IP address"]),
         ("unclosed text", &[(8, "name = \"chat")], "8:13", &["invalid basic string"]),
         ("column in characters", &[(8, "name = 'ü' x")], "8:12", &[]),
@@ -244,7 +292,23 @@ fn every_mistake_in_meaning_is_refused_with_its_place_and_remedy() {
             "17:11",
             &["`code`", "`chat`", "10.0.0.10 port 8000/tcp"],
         ),
-        ("port 0", &[(10, "port = 0")], "10:8", &["port is 0", "between 1 and 65535"]),
+        ("a negative port", &[(10, "port = -1")], "10:8", &["port is -1", "between 1 and 65535"]),
+        ("port by name", &[(10, "port = \"http\"")], "10:8", &["\"http\"", "1 to 65535", "\"any\""]),
+        ("every port in nat", &[(18, "port = \"any\"")], "18:8", &["`code`", "\"l2\" or \"tunnel\""]),
+        ("port 0 in nat", &[(18, "port = 0")], "18:8", &["`code` is for every port"]),
+        (
+            "a port behind every port",
+            &[(10, "port = 0"), (14, "address = \"10.0.0.21\"\nport = 8000")],
+            "15:8",
+            &["`gpu-0`", "remove it", "probe_port"],
+        ),
+        (
+            "port of a backend 0",
+            &[(22, "address = \"10.0.0.22\"\nport = 0"), (23, "")],
+            "23:8",
+            &["between 1"],
+        ),
+        ("probe port", &[(11, "mode = \"l2\"\nprobe_port = 0")], "12:14", &["between 1 and 65535"]),
         ("port beyond 16 bits", &[(10, "port = 70000")], "10:8", &["port is 70000"]),
         (
             "unspecified VIP",
@@ -300,13 +364,23 @@ fn every_mistake_in_meaning_is_refused_with_its_place_and_remedy() {
             "port translation in l2",
             &[(14, "address = \"10.0.0.21\"\nport = 9000")],
             "15:8",
-            &["port 9000", "mode = \"nat\"", "listen on port 8000"],
+            &["port 9000", "mode l2", "mode = \"nat\"", "listen on port 8000"],
+        ),
+        (
+            "port translation in a tunnel",
+            &[
+                (1, "[tunnel]\nsource_v4 = \"172.16.0.0/16\"\n[daemon]"),
+                (11, "mode = \"tunnel\""),
+                (14, "address = \"10.0.0.21\"\nport = 9000"),
+            ],
+            "17:8",
+            &["port 9000", "mode tunnel (ip)", "listen on port 8000"],
         ),
         (
             "a server behind two nat VIPs",
             &[(11, "mode = \"nat\""), (22, "address = \"10.0.0.21\"")],
             "22:11",
-            &["`gpu-1`", "`gpu-0` of VIP `chat`", "another port"],
+            &["`gpu-1`", "`gpu-0` of VIP `chat`", "another port", "source_nat = true"],
         ),
         ("weight", &[(14, "address = \"10.0.0.21\"\nweight = 1001")], "15:10", &["between 0 and 1000"]),
         ("negative weight", &[(14, "address = \"10.0.0.21\"\nweight = -1")], "15:10", &["weight is -1"]),
@@ -385,6 +459,203 @@ fn every_mistake_in_meaning_is_refused_with_its_place_and_remedy() {
             ],
             "19:11",
             &["`chat`", "differently"],
+        ),
+    ];
+    refused(cases);
+}
+
+#[test]
+fn every_mistake_about_sources_is_refused_with_its_place_and_remedy() {
+    let cases: &[Refusal] = &[
+        ("encap elsewhere", &[(11, "mode = \"l2\"\nencap = \"gue\"")], "12:9", &["mode = \"tunnel\""]),
+        ("source_nat elsewhere", &[(11, "mode = \"l2\"\nsource_nat = true")], "12:14", &["mode = \"nat\""]),
+        (
+            "source_nat without sources",
+            &[(19, "mode = \"nat\"\nsource_nat = true")],
+            "20:14",
+            &["`code`", "IPv4", "sources of [nat]"],
+        ),
+        (
+            "source_nat without sources of the family",
+            &[(1, "[nat]\nsources = [\"fd00::2\"]\n[daemon]"), (19, "mode = \"nat\"\nsource_nat = true")],
+            "22:14",
+            &["IPv4"],
+        ),
+        (
+            "a source at a VIP",
+            &[(1, "[nat]\nsources = [\"10.0.0.11\"]\n[daemon]")],
+            "2:12",
+            &["10.0.0.11", "VIP `code`", "nothing else"],
+        ),
+        (
+            "a source at a backend",
+            &[(1, "[nat]\nsources = [\"10.0.0.22\"]\n[daemon]")],
+            "2:12",
+            &["backend `gpu-1`"],
+        ),
+        (
+            "a source twice",
+            &[(1, "[nat]\nsources = [\"10.0.0.9\",\n\"10.0.0.9\"]\n[daemon]")],
+            "3:1",
+            &["10.0.0.9", "line 2"],
+        ),
+        (
+            "three sources",
+            &[(1, "[nat]\nsources = [\"10.0.0.7\", \"10.0.0.8\", \"fd00::1\", \"10.0.0.9\"]\n[daemon]")],
+            "2:47",
+            &["3 IPv4 sources", "power of two up to 16"],
+        ),
+        ("a loopback source", &[(1, "[nat]\nsources = [\"127.0.0.2\"]\n[daemon]")], "2:12", &["loopback"]),
+        (
+            "a source on an interface",
+            &[(1, "[nat]\nsources = [\"10.0.0.9\"]\nannounce = \"address\"\n[daemon]")],
+            "3:12",
+            &["announce = \"arp\""],
+        ),
+        (
+            "sources announced where",
+            &[
+                (1, "[nat]\nsources = [\"10.0.0.9\"]\nannounce = \"arp\"\n[daemon]"),
+                (6, "name = \"eth0\"\n[[interface]]\nname = \"eth1\""),
+            ],
+            "3:12",
+            &["[nat] sources", "announce_on", "eth0, eth1"],
+        ),
+        ("no prefix", &[(1, "[tunnel]\nsource_v4 = \"10.0.0.0\"\n[daemon]")], "2:13", &["\"172.16.0.0/16\""]),
+        (
+            "a prefix of the other family",
+            &[(1, "[tunnel]\nsource_v6 = \"10.0.0.0/16\"\n[daemon]")],
+            "2:13",
+            &["source_v6", "no prefix", "::/64"],
+        ),
+        (
+            "a prefix too short",
+            &[(1, "[tunnel]\nsource_v4 = \"10.0.0.0/8\"\n[daemon]")],
+            "2:13",
+            &["length is 8", "between 16 and 32"],
+        ),
+        (
+            "a prefix too long",
+            &[(1, "[tunnel]\nsource_v6 = \"fd00::/129\"\n[daemon]")],
+            "2:13",
+            &["between 64 and 128"],
+        ),
+        (
+            "bits beyond the prefix",
+            &[(1, "[tunnel]\nsource_v4 = \"172.16.3.0/16\"\n[daemon]")],
+            "2:13",
+            &["write it as \"172.16.0.0/16\""],
+        ),
+        (
+            "a multicast prefix",
+            &[(1, "[tunnel]\nsource_v4 = \"224.1.0.0/16\"\n[daemon]")],
+            "2:13",
+            &["source_v4", "multicast"],
+        ),
+        (
+            "a tunnel from nowhere",
+            &[(11, "mode = \"tunnel\"")],
+            "14:11",
+            &["`gpu-0` of VIP `chat`", "IPv4", "source_v4 to [tunnel]"],
+        ),
+        (
+            "a tunnel from the other family",
+            &[
+                (1, "[tunnel]\nsource_v4 = \"172.16.0.0/16\"\n[daemon]"),
+                (11, "mode = \"tunnel\""),
+                (14, "address = \"fd01::21\""),
+            ],
+            "16:11",
+            &["IPv6", "source_v6"],
+        ),
+        (
+            "a backend where tunnels come from",
+            &[(1, "[tunnel]\nsource_v4 = \"10.0.0.0/24\"\n[daemon]"), (11, "mode = \"tunnel\"")],
+            "16:11",
+            &["`gpu-0`", "10.0.0.21", "10.0.0.0/24", "nothing else"],
+        ),
+    ];
+    refused(cases);
+}
+
+#[test]
+fn every_mistake_about_quic_is_refused_with_its_place_and_remedy() {
+    const QUIC: &str = "[vip.quic]\nconfig_id = 0\nserver_id_length = 2\n[[vip.backend]]";
+    const LONG: &str = "[vip.quic]\nconfig_id = 6\nserver_id_length = 8\n[[vip.backend]]";
+    let cases: &[Refusal] = &[
+        ("QUIC over TCP", &[(12, QUIC)], "12:1", &["`chat`", "protocol = \"udp\""]),
+        (
+            "QUIC through nat",
+            &[(19, "mode = \"nat\"\nprotocol = \"udp\""), (20, QUIC)],
+            "21:1",
+            &["`code`", "\"l2\" or \"tunnel\""],
+        ),
+        (
+            "the reserved form",
+            &[
+                (11, "mode = \"l2\"\nprotocol = \"udp\""),
+                (12, "[vip.quic]\nconfig_id = 7\nserver_id_length = 2\n[[vip.backend]]"),
+            ],
+            "14:13",
+            &["between 0 and 6"],
+        ),
+        (
+            "a long server ID",
+            &[
+                (11, "mode = \"l2\"\nprotocol = \"udp\""),
+                (12, "[vip.quic]\nconfig_id = 0\nserver_id_length = 9\n[[vip.backend]]"),
+            ],
+            "15:20",
+            &["between 1 and 8"],
+        ),
+        (
+            "a server ID without QUIC",
+            &[(14, "address = \"10.0.0.21\"\nserver_id = \"0a1b\"")],
+            "15:13",
+            &["`gpu-0`", "[vip.quic]"],
+        ),
+        (
+            "a server ID of another length",
+            &[
+                (11, "mode = \"l2\"\nprotocol = \"udp\""),
+                (12, QUIC),
+                (14, "address = \"10.0.0.21\"\nserver_id = \"0a1b1c\""),
+            ],
+            "19:13",
+            &["\"0a1b1c\"", "2 bytes"],
+        ),
+        (
+            "a server ID that is no number",
+            &[
+                (11, "mode = \"l2\"\nprotocol = \"udp\""),
+                (12, QUIC),
+                (14, "address = \"10.0.0.21\"\nserver_id = \"+a1b\""),
+            ],
+            "19:13",
+            &["hexadecimal"],
+        ),
+        (
+            "the reserved server ID",
+            &[
+                (11, "mode = \"l2\"\nprotocol = \"udp\""),
+                (12, LONG),
+                (14, "address = \"10.0.0.21\"\nserver_id = \"FFffFFffFFffFFff\""),
+            ],
+            "19:13",
+            &["reserved"],
+        ),
+        (
+            "a server ID twice",
+            &[
+                (11, "mode = \"l2\"\nprotocol = \"udp\""),
+                (12, QUIC),
+                (
+                    14,
+                    "address = \"10.0.0.21\"\nserver_id = \"0A1B\"\n[[vip.backend]]\nname = \"b\"\naddress = \"10.0.0.23\"\nserver_id = \"0a1b\"",
+                ),
+            ],
+            "23:13",
+            &["`b` and `gpu-0`", "0a1b", "change one"],
         ),
     ];
     refused(cases);
@@ -474,6 +745,34 @@ fn the_largest_numbers_of_vips_and_backends_are_accepted_and_no_more() {
     };
     assert_eq!(problem(file(513, 1)), Problem::TooManyVips);
     assert_eq!(problem(file(1, 4097)), Problem::TooManyBackends);
+}
+
+#[test]
+fn sources_are_kept_by_family_in_the_order_of_the_file() {
+    let nat = "[nat]\nsources = [\"fd00::2\", \"10.0.0.201\", \"fd00::1\", \"10.0.0.200\"]\nannounce = \"arp\"\n[daemon]";
+    let config = Config::parse("lb.toml", &edited(&[(1, nat)])).unwrap();
+    let addresses = config.nat.addresses().iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(addresses, ["10.0.0.201", "10.0.0.200", "fd00::2", "fd00::1"]);
+    assert_eq!(config.nat.sources[1].place.to_string(), "lb.toml:2:48");
+    assert_eq!(config.nat.announce, Announce::Arp { interface: "eth0".to_owned() });
+}
+
+#[test]
+fn probes_go_where_the_vip_says_or_to_the_backend_or_nowhere() {
+    for (lines, expected) in [
+        ("port = 8000\nmode = \"l2\"", Some("10.0.0.21:8000")),
+        ("port = 8000\nmode = \"l2\"\nprobe_port = 99", Some("10.0.0.21:99")),
+        ("port = \"any\"\nmode = \"l2\"", None),
+        ("port = \"any\"\nmode = \"l2\"\nprobe_port = 99", Some("10.0.0.21:99")),
+        ("port = 8000\nmode = \"l2\"\nprotocol = \"udp\"", None),
+        ("port = 8000\nmode = \"l2\"\nprotocol = \"udp\"\nprobe_port = 99", Some("10.0.0.21:99")),
+    ] {
+        let config = Config::parse("lb.toml", &edited(&[(10, ""), (11, lines)])).unwrap();
+        let vip = &config.vips[0];
+        let expected = expected.map(|address| address.parse().unwrap());
+        assert_eq!(vip.probe_address(&vip.backends[0]), expected, "{lines}");
+        assert_eq!(vip.port == ANY_PORT, lines.contains("any"), "{lines}");
+    }
 }
 
 /// A text near `GOOD`: some of its lines removed, repeated, replaced or spliced with anything.

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 pub use client::{Client, ClientError};
 pub use server::{BindError, Server};
 pub use snapshot::{
-    AdminState, Backend, Daemon, Flows, GovernorMode, Health, HealthState, Interface, Kernel, NextHop,
-    Reported, Snapshot, Vip,
+    AdminState, Backend, Daemon, Flows, GovernorMode, Health, HealthState, Interface, Kernel, NatSource,
+    NextHop, Reported, Snapshot, Vip,
 };
 
 /// Longest request line, in bytes without its line feed; a longer one is refused and skipped.

@@ -37,6 +37,8 @@ pub struct Daemon {
     pub kernel: Kernel,
     /// The flow table.
     pub flows: Flows,
+    /// Source addresses of one-armed `nat`, IPv4 first.
+    pub nat_sources: Vec<NatSource>,
 }
 
 /// What the governor may do.
@@ -84,6 +86,17 @@ pub struct Flows {
     pub evictions: u64,
 }
 
+/// A source address of one-armed `nat`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatSource {
+    /// The address.
+    pub address: IpAddr,
+    /// Ports it has.
+    pub ports: u32,
+    /// Ports in use as of the last sweep, those at rest after their flow included.
+    pub used: u32,
+}
+
 /// A VIP.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Vip {
@@ -91,11 +104,12 @@ pub struct Vip {
     pub name: String,
     /// Virtual address.
     pub address: IpAddr,
-    /// Port.
+    /// Port; 0 for all of them.
     pub port: u16,
     /// Transport protocol.
     pub protocol: Protocol,
-    /// How packets reach the backends.
+    /// How packets reach the backends: `mode`, with `source_nat` or `encap` where the mode has it.
+    #[serde(flatten)]
     pub mode: ForwardMode,
     /// How a new flow's backend is picked.
     pub policy: PolicyKind,
@@ -126,8 +140,10 @@ pub struct Backend {
     pub health: Health,
     /// What the operator says.
     pub admin: AdminState,
-    /// Where its packets are sent; `None` until a neighbour is resolved.
+    /// Where its packets are sent; `None` until a neighbour is resolved, and it takes no new flows until then.
     pub next_hop: Option<NextHop>,
+    /// Why there is no next hop, in words.
+    pub unreachable: Option<String>,
     /// Live flows that have not sent a request yet.
     pub opening: u32,
     /// Live flows whose request waits for its first progress.
@@ -144,6 +160,8 @@ pub struct Backend {
     pub share: Option<f64>,
     /// Requests seen.
     pub requests: u64,
+    /// Clients that sent their SYN a third time: nobody answered them.
+    pub unanswered: u64,
     /// Packets from clients that were forwarded to it.
     pub packets: u64,
     /// Bytes of those, with their Ethernet headers.
@@ -194,6 +212,8 @@ pub struct NextHop {
     pub mac: String,
     /// Interface.
     pub interface: String,
+    /// The largest IP packet that this way takes, in bytes.
+    pub mtu: u16,
 }
 
 /// An inference server's own report.

@@ -45,6 +45,7 @@ impl Handler for FakeDaemon {
                 governor_mode: GovernorMode::On,
                 kernel: Kernel { sha256: "00".to_owned(), pinned: false, interfaces: Vec::new() },
                 flows: Flows { slots: 4096, used: 7, evictions: 0 },
+                nat_sources: Vec::new(),
             },
             vips: Vec::new(),
             drops: BTreeMap::from([("no-backend".to_owned(), 3)]),

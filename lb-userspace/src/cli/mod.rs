@@ -216,7 +216,7 @@ mod tests {
         let called = Cell::new(false);
         let result = run(&["run", "--config", EXAMPLE, "--socket", "x.sock"], |config| {
             assert_eq!(config.daemon.socket, Path::new("x.sock"));
-            assert_eq!(config.vips.len(), 2);
+            assert_eq!(config.vips.len(), 3);
             called.set(true);
         });
         assert!(called.get(), "the daemon was not started");

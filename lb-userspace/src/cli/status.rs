@@ -1,13 +1,14 @@
 //! `guidevane status` for people. Units are in the headers; counters are plain numbers.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use humantime::format_duration;
 
 use super::table::{Cell, Colour, Column, cell, cell_or_nothing, numbers, only_wide, table, words};
-use crate::api::{AdminState, Backend, Daemon, HealthState, NextHop, Snapshot, Vip};
+use crate::api::{AdminState, Backend, Daemon, HealthState, NatSource, NextHop, Snapshot, Vip};
+use crate::config::ANY_PORT;
 
 /// Digits of the kernel object's hash that tell one build from another.
 const SHORT_HASH: usize = 12;
@@ -23,6 +24,7 @@ pub(super) fn render(snapshot: &Snapshot, wide: bool, colour: bool) -> String {
         table(&vip_columns(), snapshot.vips.iter(), colour),
         table(&backend_columns(wide), backends, colour),
     ];
+    parts.extend(sources(&snapshot.daemon.nat_sources, colour));
     parts.extend(reasons("DROP_REASON", &snapshot.drops, colour));
     if wide {
         parts.extend(reasons("PASS_REASON", &snapshot.passes, colour));
@@ -31,7 +33,7 @@ pub(super) fn render(snapshot: &Snapshot, wide: bool, colour: bool) -> String {
 }
 
 fn summary(daemon: &Daemon) -> String {
-    let Daemon { version, uptime_seconds, tick_seconds, governor_mode, kernel, flows } = daemon;
+    let Daemon { version, uptime_seconds, tick_seconds, governor_mode, kernel, flows, .. } = daemon;
     let uptime = format_duration(Duration::from_secs(seconds(*uptime_seconds).as_secs()));
     let tick = format_duration(seconds(*tick_seconds));
     let hash = kernel.sha256.get(..SHORT_HASH).unwrap_or(&kernel.sha256);
@@ -59,7 +61,7 @@ fn seconds(value: f64) -> Duration {
 fn vip_columns<'a>() -> Vec<Column<&'a Vip>> {
     vec![
         words("VIP", |vip| cell(&vip.name)),
-        words("ADDRESS", |vip| cell(SocketAddr::new(vip.address, vip.port))),
+        words("ADDRESS", |vip| cell(endpoint(vip.address, vip.port))),
         words("PROTOCOL", |vip| cell(vip.protocol)),
         words("MODE", |vip| cell(vip.mode)),
         words("POLICY", |vip| cell(vip.policy)),
@@ -73,7 +75,7 @@ fn backend_columns<'a>(wide: bool) -> Vec<Column<Row<'a>>> {
     let mut columns: Vec<Column<Row<'a>>> = vec![
         words("VIP", |(vip, _)| cell(&vip.name)),
         words("BACKEND", |(_, backend)| cell(&backend.name)),
-        only_wide(words("ADDRESS", |(_, backend)| cell(SocketAddr::new(backend.address, backend.port)))),
+        only_wide(words("ADDRESS", |(_, backend)| cell(endpoint(backend.address, backend.port)))),
         words("HEALTH", |(_, backend)| health(backend.health.state)),
         words("ADMIN", |(_, backend)| admin(backend.admin)),
         only_wide(numbers("WEIGHT", |(_, backend)| cell(backend.weight))),
@@ -86,6 +88,7 @@ fn backend_columns<'a>(wide: bool) -> Vec<Column<Row<'a>>> {
         only_wide(numbers("CORRECTION", |(_, backend)| cell(format!("{:+.1}", backend.correction)))),
         numbers("SHARE_PCT", |(_, backend)| cell_or_nothing(backend.share.map(percent))),
         numbers("REQUESTS", |(_, backend)| cell(backend.requests)),
+        only_wide(numbers("UNANSWERED", |(_, backend)| cell(backend.unanswered))),
         numbers("TTFT_P50_MS", |(_, backend)| cell_or_nothing(backend.ttft_p50_seconds.map(milliseconds))),
         numbers("TTFT_P99_MS", |(_, backend)| cell_or_nothing(backend.ttft_p99_seconds.map(milliseconds))),
         only_wide(numbers("PACKETS", |(_, backend)| cell(backend.packets))),
@@ -103,10 +106,23 @@ fn backend_columns<'a>(wide: bool) -> Vec<Column<Row<'a>>> {
             cell_or_nothing(backend.reported.as_ref().map(|r| milliseconds(r.age_seconds)))
         })),
         only_wide(words("NEXT_HOP", |(_, backend)| cell_or_nothing(backend.next_hop.as_ref().map(next_hop)))),
-        words("REASON", |(_, backend)| cell_or_nothing(backend.health.reason.as_ref())),
+        only_wide(numbers("MTU", |(_, backend)| {
+            cell_or_nothing(backend.next_hop.as_ref().map(|hop| hop.mtu))
+        })),
+        words("REASON", |(_, backend)| cell_or_nothing(reason(backend))),
     ];
     columns.retain(|column| wide || !column.wide);
     columns
+}
+
+/// A table of the source addresses of one-armed `nat`; none if there are none.
+fn sources(sources: &[NatSource], colour: bool) -> Option<String> {
+    let columns = [
+        words("NAT_SOURCE", |source: &NatSource| cell(source.address)),
+        numbers("PORTS_USED", |source| cell(source.used)),
+        numbers("PORTS", |source| cell(source.ports)),
+    ];
+    (!sources.is_empty()).then(|| table(&columns, sources.iter(), colour))
 }
 
 /// A table of the reasons that occurred; none if none did.
@@ -137,7 +153,22 @@ fn admin(state: AdminState) -> Cell {
     Cell::coloured(state, colour)
 }
 
-fn next_hop(NextHop { mac, interface }: &NextHop) -> String {
+/// All that keeps a backend from new flows, or may soon.
+fn reason(backend: &Backend) -> Option<String> {
+    let unreachable = backend.unreachable.as_ref().map(|reason| format!("no next hop: {reason}"));
+    let reasons: Vec<String> = unreachable.into_iter().chain(backend.health.reason.clone()).collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+
+fn endpoint(address: IpAddr, port: u16) -> String {
+    match (address, port) {
+        (IpAddr::V4(v4), ANY_PORT) => format!("{v4}:any"),
+        (IpAddr::V6(v6), ANY_PORT) => format!("[{v6}]:any"),
+        _ => SocketAddr::new(address, port).to_string(),
+    }
+}
+
+fn next_hop(NextHop { mac, interface, .. }: &NextHop) -> String {
     format!("{mac}%{interface}")
 }
 

@@ -1,6 +1,7 @@
 //! From keys to meaning, outside the VIPs: scalars, names, paths, `[daemon]`, `[health]` and `[[interface]]`.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
@@ -13,15 +14,19 @@ use super::error::Source;
 use super::raw::{RawConfig, RawDaemon, RawHealth, RawInterface};
 use super::{
     Config, ConfigError, Daemon, FLOW_TIMEOUT, FLOWS, HEALTH_COUNT, HEALTH_INTERVAL, HEALTH_TIMEOUT, Health,
-    IDLE_AFTER, Interface, MAX_INTERFACE_NAME, MAX_NAME, MAX_SOCKET_PATH, Problem, TICK, XdpMode, vip,
+    IDLE_AFTER, Interface, MAX_INTERFACE_NAME, MAX_NAME, MAX_SOCKET_PATH, Problem, TICK, XdpMode, sources,
+    vip,
 };
 
 pub(super) fn config(source: &Source<'_>, raw: RawConfig) -> Result<Config, ConfigError> {
     let daemon = daemon(source, raw.daemon)?;
     let health = health(source, &raw.health)?;
     let interfaces = interfaces(source, raw.interface)?;
-    let vips = vip::vips(source, raw.vip, &interfaces)?;
-    Ok(Config { daemon, health, interfaces, vips })
+    let tunnel = sources::tunnel(source, &raw.tunnel)?;
+    let nat = sources::nat(source, &raw.nat, &interfaces, &raw.vip)?;
+    let vips =
+        vip::vips(source, raw.vip, &vip::Around { interfaces: &interfaces, tunnel: &tunnel, nat: &nat })?;
+    Ok(Config { daemon, health, tunnel, nat, interfaces, vips })
 }
 
 fn daemon(source: &Source<'_>, raw: RawDaemon) -> Result<Daemon, ConfigError> {
@@ -125,6 +130,32 @@ pub(super) fn real(
     }
     let [value_text, least, most] = [number, *range.start(), *range.end()].map(|end| end.to_string());
     Err(source.invalid(value, Problem::Range { field, value: value_text, least, most }))
+}
+
+/// Checks that an address is one that other hosts can send to.
+pub(super) fn usable_address(
+    source: &Source<'_>,
+    value: &Spanned<IpAddr>,
+    owner: impl FnOnce() -> String,
+) -> Result<IpAddr, ConfigError> {
+    let address = *value.get_ref();
+    let kind = match address {
+        IpAddr::V6(v6) if let Some(inner) = v6.to_ipv4_mapped() => {
+            let problem = Problem::MappedAddress { owner: owner(), address, inner: inner.into() };
+            return Err(source.invalid(value, problem));
+        }
+        _ if address.is_unspecified() => "unspecified",
+        _ if address.is_loopback() => "a loopback address",
+        _ if address.is_multicast() => "a multicast address",
+        IpAddr::V4(v4) if v4.is_broadcast() => "the broadcast address",
+        _ => return Ok(address),
+    };
+    Err(source.invalid(value, Problem::Address { owner: owner(), address, kind }))
+}
+
+/// What an address is called by its length.
+pub(super) fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
 fn duration(

@@ -7,7 +7,8 @@ use std::str::Utf8Error;
 use std::sync::Arc;
 
 use super::{
-    MAX_BACKENDS, MAX_BYTES, MAX_INTERFACE_NAME, MAX_NAME, MAX_SOCKET_PATH, MAX_VIPS, PolicyKind, Protocol,
+    ForwardMode, MAX_BACKENDS, MAX_BYTES, MAX_INTERFACE_NAME, MAX_NAME, MAX_NAT_SOURCES, MAX_SOCKET_PATH,
+    MAX_VIPS, PolicyKind, Prefix, Protocol,
 };
 
 /// A place in a configuration file, shown as `file:line:column`.
@@ -98,7 +99,7 @@ pub enum Problem {
     InterfaceName { name: String },
     #[error("no VIP is configured; add a [[vip]] with at least one [[vip.backend]]")]
     NoVip,
-    #[error("more than {MAX_VIPS} VIPs; spread them over several balancers")]
+    #[error("more than {MAX_VIPS} VIPs and sources of [nat]; spread them over several balancers")]
     TooManyVips,
     #[error("more than {MAX_BACKENDS} backends over all VIPs; spread the VIPs over several balancers")]
     TooManyBackends,
@@ -136,14 +137,83 @@ pub enum Problem {
     #[error("backend `{name}` has the address {address} of VIP `{vip}`; give the server's own address")]
     BackendIsVip { name: String, address: IpAddr, vip: String },
     #[error(
-        "backend `{name}` asks for port {port} behind port {vip_port} of VIP `{vip}`, but mode \"l2\" does not \
-         translate ports; use mode = \"nat\", or let the server listen on port {vip_port}"
+        "backend `{name}` asks for port {port} behind port {vip_port} of VIP `{vip}`, but mode {mode} does \
+         not translate ports; use mode = \"nat\", or let the server listen on port {vip_port}"
     )]
-    PortTranslation { name: String, port: u16, vip: String, vip_port: u16 },
+    PortTranslation { name: String, port: u16, vip: String, vip_port: u16, mode: ForwardMode },
+    #[error(
+        "backend `{name}` asks for a port, but VIP `{vip}` is for every port and translates none; remove it (the \
+         VIP's probe_port says where probes connect)"
+    )]
+    PortUnderAny { name: String, vip: String },
+    #[error(
+        "VIP `{vip}` is for every port, which mode \"nat\" cannot be: an answer leads back by its port; give the VIP \
+         one port, or use mode = \"l2\" or \"tunnel\""
+    )]
+    AnyPortNat { vip: String },
+    #[error("port is \"{word}\"; it must be a number from 1 to 65535, or \"any\"")]
+    PortWord { word: String },
+    #[error("encap has no effect without mode = \"tunnel\"; remove it or set that mode")]
+    EncapWithoutTunnel,
+    #[error("source_nat has no effect without mode = \"nat\"; remove it or set that mode")]
+    SourceNatWithoutNat,
+    #[error(
+        "VIP `{vip}` translates sources, but there is no {family} address in sources of [nat]; add one that is used for \
+         nothing else"
+    )]
+    NoNatSource { vip: String, family: &'static str },
+    #[error(
+        "{address} cannot be a source of [nat], being the address of {owner}; give an address that is used for \
+         nothing else"
+    )]
+    SourceInUse { address: IpAddr, owner: String },
+    #[error("source {address} is given twice (first in line {first}); remove one of the two")]
+    SameSource { address: IpAddr, first: usize },
+    #[error(
+        "{count} {family} sources: it must be a power of two up to {MAX_NAT_SOURCES}, since a flow's source is picked by \
+         bits of its hash; add or remove some"
+    )]
+    SourceCount { count: usize, family: &'static str },
+    #[error(
+        "sources of [nat] cannot be put on an interface: the host would send from them too; set announce = \"arp\", or \
+         route them here"
+    )]
+    SourceAsAddress,
+    #[error("{key} is \"{value}\", which is no prefix for it; write it as in \"{example}\"")]
+    Prefix { key: &'static str, value: String, example: &'static str },
+    #[error("{key} is \"{value}\", which has bits beyond its length; write it as \"{prefix}\"")]
+    PrefixBits { key: &'static str, value: String, prefix: Prefix },
+    #[error(
+        "backend `{name}` of VIP `{vip}` has an {family} address, and nothing says where tunnels to it come from; add \
+         {key} to [tunnel], a prefix that is routed here and used for nothing else"
+    )]
+    NoTunnelSource { name: String, vip: String, family: &'static str, key: &'static str },
+    #[error(
+        "backend `{name}` has the address {address} out of {key} ({prefix}), where tunnels come from; give [tunnel] a \
+         prefix that is used for nothing else"
+    )]
+    BackendIsTunnelSource { name: String, address: IpAddr, key: &'static str, prefix: Prefix },
+    #[error("VIP `{vip}` is TCP, and QUIC runs over UDP; set protocol = \"udp\" or remove [vip.quic]")]
+    QuicNotUdp { vip: String },
+    #[error(
+        "[vip.quic] does not work with mode \"nat\" of VIP `{vip}`: a client that moves would have no way back; use \
+         mode = \"l2\" or \"tunnel\", or remove it"
+    )]
+    QuicNat { vip: String },
+    #[error("backend `{name}` has a server_id, but VIP `{vip}` has no [vip.quic] that says its form; add it")]
+    ServerIdWithoutQuic { name: String, vip: String },
+    #[error(
+        "server_id is \"{value}\"; by server_id_length it must be {length} bytes, two hexadecimal digits each"
+    )]
+    ServerId { value: String, length: u8 },
+    #[error("server_id \"{value}\" is reserved; give the backend another")]
+    ServerIdAllOnes { value: String },
+    #[error("backends `{name}` and `{other}` of VIP `{vip}` have the same server_id {id}; change one")]
+    SameServerId { name: String, other: String, vip: String, id: String },
     #[error(
         "backend `{name}` of VIP `{vip}` is {address} port {port}/{protocol}, which backend `{other}` of VIP \
          `{other_vip}` uses too: with mode \"nat\" its answers could belong to either; give the server another port \
-         for one of them"
+         for one of them, or set source_nat = true for one of the VIPs"
     )]
     SharedNatBackend {
         name: String,
@@ -156,8 +226,8 @@ pub enum Problem {
     },
     #[error("epsilon has no effect with policy \"{policy}\"; remove it or set policy = \"bounded\"")]
     EpsilonWithoutBounded { policy: PolicyKind },
-    #[error("VIP `{vip}` is to be announced, but on which interface? add announce_on, one of: {interfaces}")]
-    AnnounceWhere { vip: String, interfaces: String },
+    #[error("{owner} should be announced, but on which interface? add announce_on, one of: {interfaces}")]
+    AnnounceWhere { owner: String, interfaces: String },
     #[error("announce_on names `{name}`, which is no [[interface]] of this file; one of: {interfaces}")]
     AnnounceOnUnknown { name: String, interfaces: String },
     #[error("announce_on has no effect without announce; remove it or set announce = \"arp\" or \"address\"")]

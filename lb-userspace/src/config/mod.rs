@@ -4,9 +4,13 @@
 //! looks at the machine: whether an interface exists or a backend answers is for its users to find out, and they
 //! name the [`Place`] that each item carries when they report it.
 
+mod announce;
+mod backend;
 mod check;
 mod error;
+mod quic;
 mod raw;
+mod sources;
 mod terms;
 mod vip;
 
@@ -18,12 +22,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{ConfigError, Place, Problem};
-pub use terms::{Affinity, ForwardMode, Policy, PolicyKind, Protocol, XdpMode};
+pub use sources::{Nat, Prefix, Source, Tunnel};
+pub use terms::{Affinity, Encap, ForwardMode, Policy, PolicyKind, Protocol, XdpMode};
 
 /// Largest configuration file that is read, in bytes; 512 VIPs and 4,096 backends need less than half of it.
 pub const MAX_BYTES: usize = 1 << 20;
-/// Most VIPs in one configuration: the rows of the kernel's `VIPS` map.
+/// Most VIPs and source addresses in one configuration: the rows of the kernel's `VIPS` map.
 pub const MAX_VIPS: usize = 512;
+/// Most source addresses of one family: each has a slot in the flow table for every port.
+pub const MAX_NAT_SOURCES: usize = 16;
 /// Most backends over all VIPs: the rows of the kernel's `BACKENDS` map.
 pub const MAX_BACKENDS: usize = 4096;
 /// Longest interface name: Linux's `IFNAMSIZ` less the closing zero.
@@ -46,6 +53,14 @@ const HEALTH_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Dur
 const HEALTH_COUNT: RangeInclusive<i64> = 1..=100;
 const FLOWS: RangeInclusive<i64> = 4096..=1 << 26;
 const PORT: RangeInclusive<i64> = 1..=65_535;
+/// The port of a VIP that is for all of them.
+pub const ANY_PORT: u16 = 0;
+/// A prefix of tunnel sources leaves this many bits to vary with the flow, 16 and 64 at most.
+const TUNNEL_V4: RangeInclusive<u8> = 16..=32;
+const TUNNEL_V6: RangeInclusive<u8> = 64..=128;
+/// Seven is for connection IDs that name no server (draft-ietf-quic-load-balancers section 3.1).
+const QUIC_CONFIG: RangeInclusive<i64> = 0..=6;
+const SERVER_ID_LENGTH: RangeInclusive<i64> = 1..=8;
 const SKIP_BYTES: RangeInclusive<i64> = 0..=65_535;
 const WEIGHT: RangeInclusive<i64> = 0..=1000;
 const LIMIT: RangeInclusive<i64> = 1..=65_535;
@@ -59,6 +74,10 @@ pub struct Config {
     pub daemon: Daemon,
     /// How backends are probed.
     pub health: Health,
+    /// Where tunnels come from.
+    pub tunnel: Tunnel,
+    /// Where one-armed `nat` comes from.
+    pub nat: Nat,
     /// Interfaces that receive the VIPs' traffic; at least one, no name twice.
     pub interfaces: Vec<Interface>,
     /// Virtual services, in the file's order; at least one.
@@ -135,7 +154,7 @@ pub struct Vip {
     pub name: String,
     /// Virtual address.
     pub address: IpAddr,
-    /// Port, not 0.
+    /// Port; [`ANY_PORT`] for all of them, in `l2` and `tunnel`.
     pub port: u16,
     /// Transport protocol.
     pub protocol: Protocol,
@@ -151,6 +170,10 @@ pub struct Vip {
     pub skip_bytes: u16,
     /// Share of an idle flow that counts as load, 0 to 1; `None` has it measured.
     pub duty: Option<f64>,
+    /// Port that probes connect to, where it is not the backends' own.
+    pub probe_port: Option<u16>,
+    /// How QUIC connection IDs name servers, where they do.
+    pub quic: Option<Quic>,
     /// Servers behind the VIP, at least one.
     pub backends: Vec<Backend>,
     /// Where the file names this VIP.
@@ -162,6 +185,21 @@ impl Vip {
     pub fn endpoint(&self) -> SocketAddr {
         SocketAddr::new(self.address, self.port)
     }
+
+    /// Where a probe of one of the backends connects to: nowhere, if neither protocol nor port say so.
+    pub fn probe_address(&self, backend: &Backend) -> Option<SocketAddr> {
+        let own = (self.protocol == Protocol::Tcp && backend.port != ANY_PORT).then_some(backend.port);
+        Some(SocketAddr::new(backend.address, self.probe_port.or(own)?))
+    }
+}
+
+/// `[vip.quic]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quic {
+    /// The number of this form in a connection ID's first three bits, 0 to 6.
+    pub config_id: u8,
+    /// Bytes of a server ID, 1 to 8.
+    pub server_id_length: u8,
 }
 
 /// How the neighbours learn of a VIP's address.
@@ -186,9 +224,9 @@ pub enum Announce {
 pub struct Backend {
     /// Name, unique in the whole file.
     pub name: String,
-    /// Address, of the VIP's family.
+    /// Address, of the VIP's family except in `tunnel`.
     pub address: IpAddr,
-    /// Port; the VIP's own in `l2`.
+    /// Port; the VIP's own except in `nat`.
     pub port: u16,
     /// Static capacity relative to the VIP's other backends, 0 to 1,000; 0 takes no new flows.
     pub weight: u16,
@@ -196,6 +234,8 @@ pub struct Backend {
     pub limit: Option<u32>,
     /// Prometheus end point to scrape: an `http` URI with a host.
     pub metrics: Option<http::Uri>,
+    /// What QUIC connection IDs of the VIP call it, as a big-endian number.
+    pub server_id: Option<u64>,
     /// Where the file names this backend.
     pub place: Place,
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Affinity, ForwardMode, PolicyKind, Protocol, XdpMode};
+use super::{Affinity, Encap, PolicyKind, Protocol, XdpMode};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -15,6 +15,10 @@ pub(super) struct RawConfig {
     pub daemon: RawDaemon,
     #[serde(default)]
     pub health: RawHealth,
+    #[serde(default)]
+    pub tunnel: RawTunnel,
+    #[serde(default)]
+    pub nat: RawNat,
     #[serde(default)]
     pub interface: Vec<RawInterface>,
     #[serde(default)]
@@ -42,6 +46,22 @@ pub(super) struct RawHealth {
     pub fall: Option<Spanned<i64>>,
 }
 
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTunnel {
+    pub source_v4: Option<Spanned<String>>,
+    pub source_v6: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawNat {
+    #[serde(default)]
+    pub sources: Vec<Spanned<IpAddr>>,
+    pub announce: Option<Spanned<RawAnnounce>>,
+    pub announce_on: Option<Spanned<String>>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawInterface {
@@ -54,8 +74,10 @@ pub(super) struct RawInterface {
 pub(super) struct RawVip {
     pub name: Spanned<String>,
     pub address: Spanned<IpAddr>,
-    pub port: Spanned<i64>,
-    pub mode: ForwardMode,
+    pub port: Spanned<RawPort>,
+    pub mode: RawMode,
+    pub encap: Option<Spanned<Encap>>,
+    pub source_nat: Option<Spanned<bool>>,
     pub protocol: Option<Protocol>,
     pub policy: Option<PolicyKind>,
     pub affinity: Option<Affinity>,
@@ -64,8 +86,32 @@ pub(super) struct RawVip {
     pub announce_on: Option<Spanned<String>>,
     pub skip_bytes: Option<Spanned<i64>>,
     pub duty: Option<Spanned<f64>>,
+    pub probe_port: Option<Spanned<i64>>,
+    pub quic: Option<Spanned<RawQuic>>,
     #[serde(default)]
     pub backend: Vec<RawBackend>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "invalid type, expected a port number or \"any\"")]
+pub(super) enum RawPort {
+    Number(i64),
+    Word(String),
+}
+
+#[derive(Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum RawMode {
+    L2,
+    Nat,
+    Tunnel,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawQuic {
+    pub config_id: Spanned<i64>,
+    pub server_id_length: Spanned<i64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Deserialize)]
@@ -85,4 +131,5 @@ pub(super) struct RawBackend {
     pub weight: Option<Spanned<i64>>,
     pub limit: Option<Spanned<i64>>,
     pub metrics: Option<Spanned<String>>,
+    pub server_id: Option<Spanned<String>>,
 }

@@ -26,12 +26,37 @@ pub enum Protocol {
 
 /// How packets reach the backends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(tag = "mode", rename_all = "kebab-case")]
 pub enum ForwardMode {
     /// The destination MAC is rewritten; backends hold the VIP and answer the client directly (DSR).
     L2,
     /// The destination address and port are rewritten; answers come back through Guidevane.
-    Nat,
+    Nat {
+        /// The source is rewritten too, to an address of `[nat]` (one-armed): answers come back from anywhere.
+        source_nat: bool,
+    },
+    /// An outer header is put around the packet; backends take it off, hold the VIP and answer the client directly.
+    Tunnel {
+        /// What the outer header is.
+        encap: Encap,
+    },
+}
+
+impl ForwardMode {
+    /// Whether answers come back to the source addresses of `[nat]`.
+    pub fn translates_source(self) -> bool {
+        self == Self::Nat { source_nat: true }
+    }
+}
+
+/// The outer header of a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encap {
+    /// IP in IP, of either family.
+    Ip,
+    /// UDP around the bare IP packet (GUE, variant 1).
+    Gue,
 }
 
 /// How a new flow's backend is picked.
@@ -107,7 +132,10 @@ impl fmt::Display for ForwardMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::L2 => "l2",
-            Self::Nat => "nat",
+            Self::Nat { source_nat: false } => "nat",
+            Self::Nat { source_nat: true } => "nat (one-armed)",
+            Self::Tunnel { encap: Encap::Ip } => "tunnel (ip)",
+            Self::Tunnel { encap: Encap::Gue } => "tunnel (gue)",
         })
     }
 }

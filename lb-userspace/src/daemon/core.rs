@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     api::AdminState,
-    config::{Backend, Config, Protocol},
+    config::{Backend, Config, Vip},
     dataplane::{
         Dataplane,
         spec::{NextHop, Standing},
@@ -108,10 +108,10 @@ impl Core {
     ///
     /// When the data plane has no room for it; the former configuration goes on then.
     pub fn apply(&mut self, config: Config, interfaces: Interfaces) -> anyhow::Result<()> {
-        let specs = plan::vips(&config, &interfaces);
-        if let Err(error) = self.dataplane.steering.apply(&specs, self.pass.number) {
-            let before = plan::vips(&self.config, &self.interfaces);
-            self.dataplane.steering.apply(&before, self.pass.number).context("go back to what was before")?;
+        let pass = self.pass.number;
+        if let Err(error) = plan::apply(&mut self.dataplane.steering, &config, &interfaces, pass) {
+            plan::apply(&mut self.dataplane.steering, &self.config, &self.interfaces, pass)
+                .context("go back to what was before")?;
             return Err(error).context("apply the configuration");
         }
         let before = std::mem::replace(&mut self.config, config);
@@ -147,7 +147,7 @@ impl Core {
                 let before = self.dataplane.steering.backends.get(id).map(|known| known.standing);
                 let before = before.unwrap_or_default();
                 let standing = Standing {
-                    healthy: is_healthy(&self.health, backend, vip.protocol, before),
+                    healthy: is_healthy(&self.health, vip, backend, before),
                     active: !self.draining.contains(&backend.name),
                     hop: hop(&self.table, &mut self.hops, backend, before),
                 };
@@ -203,6 +203,21 @@ impl Core {
         ids.zip(self.config.vips.iter().flat_map(|vip| &vip.backends))
     }
 
+    /// What backends have been asked and have done, by id.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn seen(&self) -> anyhow::Result<HashMap<u16, health::Seen>> {
+        let maps = self.dataplane.maps();
+        let seen = |id: u16| {
+            let load = maps.loads.read(usize::from(id));
+            let unanswered = self.dataplane.traffic(id)?.unanswered;
+            Ok((id, health::Seen { unanswered, requests: load.requests, progressed: load.progressed }))
+        };
+        self.backends().map(|(id, _)| seen(id)).collect()
+    }
+
     fn wards(&self) -> Vec<Ward> {
         let services = self.dataplane.steering.services().iter().zip(&self.config.vips);
         services
@@ -226,9 +241,9 @@ impl Core {
     }
 }
 
-/// Datagram services are not probed: nothing says how.
-fn is_healthy(health: &health::Report, backend: &Backend, protocol: Protocol, before: Standing) -> bool {
-    if protocol == Protocol::Udp {
+/// What nothing says how to probe counts as healthy: datagram services, and VIPs for every port.
+fn is_healthy(health: &health::Report, vip: &Vip, backend: &Backend, before: Standing) -> bool {
+    if vip.probe_address(backend).is_none() {
         return true;
     }
     match health.get(backend.name.as_str()).map(|status| status.state) {
@@ -238,9 +253,6 @@ fn is_healthy(health: &health::Report, backend: &Backend, protocol: Protocol, be
         Some(health::State::Unknown) | None => before.healthy,
     }
 }
-
-/// The largest IP packet in a plain Ethernet frame (RFC 894).
-const ETHERNET_MTU: u16 = 1500;
 
 /// How a backend is reached: while its neighbour is only being asked again, as before.
 fn hop(
@@ -255,7 +267,7 @@ fn hop(
                 mac: found.mac.into(),
                 source_mac: found.source_mac.into(),
                 interface: found.ifindex,
-                mtu: ETHERNET_MTU,
+                mtu: found.mtu,
             };
             hops.insert(backend.address, hop);
             Some(hop)

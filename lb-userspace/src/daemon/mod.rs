@@ -7,6 +7,7 @@
 //! | [`core`] | what is known and wanted, and bringing the data plane in line with it |
 //! | [`governing`] | the governor's thread |
 //! | [`sweeping`] | the sweep's thread |
+//! | [`reload`] | taking over a changed file |
 //! | [`snapshot`], [`shares`] | what `status` shows |
 //!
 //! Data flows one way: signals and probes to the core, the core to the data plane. The admin socket reads
@@ -16,6 +17,7 @@ mod commands;
 mod core;
 mod governing;
 mod plan;
+mod reload;
 mod shares;
 mod snapshot;
 mod sweeping;
@@ -38,9 +40,9 @@ use tokio::{
 use self::{commands::Commands, core::Core, governing::Governing, plan::Interfaces, sweeping::Sweeping};
 use crate::{
     api::Server,
-    config::{Announce, Config, Protocol},
+    config::{Announce, Config},
     dataplane::{Dataplane, loader::Options, sweep::Sweep},
-    health::{Health, HealthOptions, TcpProbe},
+    health::{Health, HealthOptions, Silence, TcpProbe},
     net::{
         Netlink,
         announce::{PacketSocket, VipAddresses, announce},
@@ -48,6 +50,10 @@ use crate::{
     },
     signals::{ScrapeOptions, Scrapers},
 };
+
+/// Shortest time in which a backend must make some progress, or be silent: the kernel notes progress about once a
+/// second for each flow.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// Runs the daemon until SIGTERM or SIGINT; `file` is read again at SIGHUP.
 ///
@@ -79,6 +85,7 @@ struct Daemon {
     netlink: Netlink,
     neighbours: Neighbours,
     health: Health,
+    silence: Silence,
     sweeping: Sweeping,
     addresses: VipAddresses,
 }
@@ -89,8 +96,12 @@ impl Daemon {
         let interfaces = plan::find_interfaces(&config, &netlink).await?;
         plan::metrics_urls(&config)?;
         let server = Server::bind(&config.daemon.socket)?;
-        let mut dataplane =
-            Dataplane::open(&Options { pin: config.daemon.pin.clone(), flow_slots: config.daemon.flows })?;
+        plan::check_sources(&config, &netlink).await?;
+        let mut dataplane = Dataplane::open(&Options {
+            pin: config.daemon.pin.clone(),
+            flow_slots: config.daemon.flows,
+            nat_sources: plan::nat_sources(&config),
+        })?;
         let started = Self::assemble(&mut dataplane, &config, &interfaces);
         let (governing, sweeping) = match started {
             Ok(threads) => threads,
@@ -117,6 +128,7 @@ impl Daemon {
             file: file.to_owned(),
             neighbours: Neighbours::start([]).context("watch neighbours")?,
             health,
+            silence: Silence::default(),
             sweeping,
             addresses: VipAddresses::new(netlink.clone()),
             netlink,
@@ -155,7 +167,7 @@ impl Daemon {
         config: &Config,
         interfaces: &Interfaces,
     ) -> anyhow::Result<(Governing, Sweeping)> {
-        dataplane.steering.apply(&plan::vips(config, interfaces), 0)?;
+        plan::apply(&mut dataplane.steering, config, interfaces, 0)?;
         let (maps, clock) = (dataplane.maps(), dataplane.clock());
         let meta = maps.meta.read(0);
         let policy = plan::timeouts(&config.daemon, age_tick(&meta));
@@ -173,9 +185,12 @@ impl Daemon {
     /// Watches what `config` names, and no longer what only `before` named.
     fn watch(&mut self, config: &Config, before: Option<&Config>) -> anyhow::Result<()> {
         let probed = |config: &Config| -> HashMap<String, TcpProbe> {
-            let vips = config.vips.iter().filter(|vip| vip.protocol == Protocol::Tcp);
-            vips.flat_map(|vip| &vip.backends)
-                .map(|backend| (backend.name.clone(), TcpProbe { address: backend.endpoint() }))
+            let backends =
+                config.vips.iter().flat_map(|vip| vip.backends.iter().map(move |backend| (vip, backend)));
+            backends
+                .filter_map(|(vip, backend)| {
+                    Some((backend.name.clone(), TcpProbe { address: vip.probe_address(backend)? }))
+                })
                 .collect()
         };
         let (old, new) = (before.map(probed).unwrap_or_default(), probed(config));
@@ -194,24 +209,25 @@ impl Daemon {
         Ok(())
     }
 
-    /// Tells the neighbours where the VIPs are.
+    /// Tells the neighbours where the VIPs and source addresses are.
     async fn announce(&mut self, config: &Config) -> anyhow::Result<()> {
         let interfaces = self.lock().interfaces.clone();
         let socket = PacketSocket::open().context("open a packet socket for announcements")?;
-        for vip in &config.vips {
-            let name = match &vip.announce {
+        let sources = config.nat.sources.iter().map(|source| (source.address, &config.nat.announce));
+        let vips = config.vips.iter().map(|vip| (vip.address, &vip.announce));
+        for (address, manner) in vips.chain(sources) {
+            let name = match manner {
                 Announce::None => continue,
                 Announce::Address { interface } | Announce::Arp { interface } => interface,
             };
             let interface = interfaces.get(name).with_context(|| format!("interface {name} is gone"))?;
-            if matches!(vip.announce, Announce::Address { .. }) {
+            if matches!(manner, Announce::Address { .. }) {
                 self.addresses
-                    .add(interface, vip.address)
+                    .add(interface, address)
                     .await
-                    .with_context(|| format!("put {} on {name}", vip.address))?;
+                    .with_context(|| format!("put {address} on {name}"))?;
             }
-            announce(&socket, interface, vip.address)
-                .with_context(|| format!("announce {} on {name}", vip.address))?;
+            announce(&socket, interface, address).with_context(|| format!("announce {address} on {name}"))?;
         }
         Ok(())
     }
@@ -227,6 +243,8 @@ impl Daemon {
         let mut hang_up = signal(SignalKind::hangup())?;
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut listen = interval(self.lock().config.health.interval.max(SILENCE));
+        listen.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = terminate.recv() => return Ok(()),
@@ -247,6 +265,7 @@ impl Daemon {
                     self.swept(&mut passes);
                 }
                 _ = second.tick() => self.note_shares(),
+                _ = listen.tick() => self.doubt_the_silent(),
             }
         }
     }
@@ -271,83 +290,29 @@ impl Daemon {
         }
     }
 
+    /// Has backends probed that answer none of their clients.
+    fn doubt_the_silent(&mut self) {
+        let core = lock(&self.core);
+        let seen = match core.seen() {
+            Ok(seen) => seen,
+            Err(error) => return tracing::error!("{error:#}"),
+        };
+        let silent = self.silence.note(seen);
+        for (_, backend) in core.backends().filter(|(id, _)| silent.contains(id)) {
+            tracing::info!(
+                "backend {} leaves its clients' SYNs unanswered; it is probed at once",
+                backend.name
+            );
+            self.health.doubt(&backend.name);
+        }
+    }
+
     fn note_shares(&self) {
         let mut core = self.lock();
         let maps = core.dataplane.maps();
         let opened = core.backends().map(|(id, _)| (id, maps.loads.read(usize::from(id)).opened)).collect();
         core.shares.note(opened);
     }
-
-    /// Reads the configuration again: the whole of it is taken over, or nothing.
-    async fn reload(&mut self) {
-        let (config, before) = match self.take_over().await {
-            Ok(taken) => taken,
-            Err(error) => return tracing::error!("the configuration stays as it was: {error:#}"),
-        };
-        match self.follow(&config, &before).await {
-            Ok(()) => tracing::info!("{} was read again and applied", self.file.display()),
-            Err(error) => tracing::error!("the new configuration is applied, but {error:#}"),
-        }
-    }
-
-    /// Applies the configuration as it is now; gives it, and the one before.
-    async fn take_over(&self) -> anyhow::Result<(Config, Config)> {
-        let mut config = Config::load(&self.file)?;
-        let before = self.lock().config.clone();
-        config.daemon.socket.clone_from(&before.daemon.socket);
-        restart_only(&before, &config)?;
-        let interfaces = plan::find_interfaces(&config, &self.netlink).await?;
-        plan::metrics_urls(&config)?;
-        tokio::task::block_in_place(|| self.lock().apply(config.clone(), interfaces))?;
-        Ok((config, before))
-    }
-
-    /// Watches and announces what a new configuration names, and no longer what only the old one did.
-    async fn follow(&mut self, config: &Config, before: &Config) -> anyhow::Result<()> {
-        self.watch(config, Some(before))?;
-        let meta = self.lock().dataplane.maps().meta.read(0);
-        self.sweeping.set_policy(plan::timeouts(&config.daemon, age_tick(&meta)));
-        // Scrapes are known only now.
-        tokio::task::block_in_place(|| self.lock().settle())?;
-        self.withdraw(config, before).await?;
-        self.announce(config).await
-    }
-
-    /// Takes addresses off interfaces that the new configuration no longer wants there.
-    async fn withdraw(&mut self, config: &Config, before: &Config) -> anyhow::Result<()> {
-        let placed = |config: &Config| -> Vec<_> {
-            let vips = config.vips.iter();
-            vips.filter_map(|vip| match &vip.announce {
-                Announce::Address { interface } => Some((interface.clone(), vip.address)),
-                Announce::None | Announce::Arp { .. } => None,
-            })
-            .collect()
-        };
-        let wanted = placed(config);
-        let interfaces = self.lock().interfaces.clone();
-        for (name, address) in placed(before).into_iter().filter(|place| !wanted.contains(place)) {
-            let interface = interfaces.get(&name).with_context(|| format!("interface {name} is gone"))?;
-            self.addresses
-                .remove(interface, address)
-                .await
-                .with_context(|| format!("take {address} off {name}"))?;
-        }
-        Ok(())
-    }
-}
-
-/// Refuses what only a restart can change.
-fn restart_only(before: &Config, after: &Config) -> anyhow::Result<()> {
-    let (old, new) = (&before.daemon, &after.daemon);
-    anyhow::ensure!(
-        (&old.pin, old.flows, old.tick) == (&new.pin, new.flows, new.tick),
-        "`pin`, `flows` and `tick` of [daemon] change only with a restart"
-    );
-    let ports =
-        |config: &Config| -> Vec<_> { config.interfaces.iter().map(|i| (i.name.clone(), i.mode)).collect() };
-    anyhow::ensure!(ports(before) == ports(after), "interfaces change only with a restart");
-    anyhow::ensure!(before.health == after.health, "[health] changes only with a restart");
-    Ok(())
 }
 
 /// How long one tick of the age clock lasts.

@@ -4,17 +4,21 @@ use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use lb_common::{
-    address::{Address, Endpoint},
+    address::{Address, Endpoint, Mac},
     layout::Mode,
     pick::{Policy, Rule},
     table::Limits,
 };
 
 use crate::{
-    config::{self, Affinity, Announce, Config, ForwardMode, PolicyKind, Protocol, XdpMode},
+    config::{
+        self, Affinity, Announce, Config, Encap, ForwardMode, PolicyKind, Prefix, Protocol, Source, XdpMode,
+    },
     dataplane::{
+        Error,
         attach::Port,
-        spec::{BackendSpec, VipSpec},
+        spec::{BackendSpec, ServerIds, Sources, TunnelSource, VipSpec},
+        steering::Steering,
         sweep,
     },
     net::{
@@ -33,6 +37,9 @@ const HALF_OPEN_SECONDS: u64 = 64;
 const CLOSING_SECONDS: u64 = 60;
 /// Seconds for which a reset flow can be restored.
 const LINGER_SECONDS: u64 = 10;
+/// Seconds for which a port of one-armed `nat` rests after its flow: two maximum segment lifetimes in a network of
+/// today, so that what the server still has of the old connection (Linux keeps TIME-WAIT for 60 s) meets no new one.
+const PORT_REST_SECONDS: u64 = 120;
 
 /// An interface of the configuration, found on this host.
 pub type Interfaces = HashMap<String, Interface>;
@@ -79,34 +86,93 @@ pub fn endpoint(address: SocketAddr, protocol: Protocol) -> Endpoint {
     Endpoint::new(Address::from(address.ip()), address.port(), number)
 }
 
-/// What the data plane is asked for.
-pub fn vips(config: &Config, interfaces: &Interfaces) -> Vec<VipSpec> {
-    config.vips.iter().map(|vip| vip_spec(vip, interfaces)).collect()
+/// Refuses source addresses that the host has itself: it would send from their ports too.
+///
+/// # Errors
+///
+/// For the first of them, with its place in the file.
+pub async fn check_sources(config: &Config, netlink: &Netlink) -> anyhow::Result<()> {
+    if config.nat.sources.is_empty() {
+        return Ok(());
+    }
+    let own = netlink.addresses().await?;
+    for Source { address, place } in &config.nat.sources {
+        anyhow::ensure!(
+            !own.contains(address),
+            "{place}: source {address} is an address of this host, which sends from it too; give one that is used \
+             for nothing else"
+        );
+    }
+    Ok(())
 }
 
-fn vip_spec(vip: &config::Vip, interfaces: &Interfaces) -> VipSpec {
-    let answers = match &vip.announce {
+/// Asks the data plane for what a configuration says; `pass` is the sweep's current one.
+///
+/// # Errors
+///
+/// When ids or room run out; VIPs and backends have not changed then.
+pub fn apply(
+    steering: &mut Steering,
+    config: &Config,
+    interfaces: &Interfaces,
+    pass: u64,
+) -> Result<(), Error> {
+    // Tunnels come from where they should before the first VIP uses them.
+    steering.set_sources(&sources(config, interfaces));
+    let vips: Vec<VipSpec> = config.vips.iter().map(|vip| vip_spec(vip, interfaces)).collect();
+    steering.apply(&vips, pass)
+}
+
+fn sources(config: &Config, interfaces: &Interfaces) -> Sources {
+    Sources {
+        tunnel_v4: config.tunnel.source_v4.map(tunnel_source),
+        tunnel_v6: config.tunnel.source_v6.map(tunnel_source),
+        answers: answers(&config.nat.announce, interfaces),
+    }
+}
+
+/// The source addresses of one-armed `nat`.
+pub fn nat_sources(config: &Config) -> Vec<Address> {
+    config.nat.sources.iter().map(|source| source.address.into()).collect()
+}
+
+fn tunnel_source(prefix: Prefix) -> TunnelSource {
+    let address = Address::from(prefix.address);
+    let bits = if address.is_v4() { 32 } else { 128 };
+    // The bits that vary lie in the address's last word, the low ones of it as read from the network.
+    let spread = u32::MAX.checked_shl(bits - u32::from(prefix.length)).map_or(u32::MAX, |fixed| !fixed);
+    TunnelSource { address, spread: spread.to_be() }
+}
+
+/// The interface on which neighbours are answered, and the MAC address they are told.
+fn answers(announce: &Announce, interfaces: &Interfaces) -> Option<(u32, Mac)> {
+    match announce {
         Announce::Arp { interface } => {
             interfaces.get(interface).and_then(|found| Some((found.index, found.mac?.into())))
         }
         Announce::None | Announce::Address { .. } => None,
-    };
+    }
+}
+
+fn vip_spec(vip: &config::Vip, interfaces: &Interfaces) -> VipSpec {
+    let answers = answers(&vip.announce, interfaces);
     let backends = vip.backends.iter().map(|backend| BackendSpec {
         name: backend.name.clone(),
         endpoint: endpoint(backend.endpoint(), vip.protocol),
         weight: u32::from(backend.weight),
-        server_id: None,
+        server_id: backend.server_id,
     });
     VipSpec {
         name: vip.name.clone(),
         endpoint: endpoint(vip.endpoint(), vip.protocol),
         mode: match vip.mode {
             ForwardMode::L2 => Mode::L2,
-            ForwardMode::Nat => Mode::Nat,
+            ForwardMode::Nat { .. } => Mode::Nat,
+            ForwardMode::Tunnel { .. } => Mode::Tunnel,
         },
-        gue: false,
-        source_nat: false,
-        quic: None,
+        gue: vip.mode == ForwardMode::Tunnel { encap: Encap::Gue },
+        source_nat: vip.mode.translates_source(),
+        quic: vip.quic.map(|quic| ServerIds { config: quic.config_id, length: quic.server_id_length }),
         rule: rule(&vip.policy),
         client_affinity: vip.affinity == Affinity::Client,
         skip_bytes: vip.skip_bytes,
@@ -156,5 +222,6 @@ pub fn timeouts(daemon: &config::Daemon, tick: Duration) -> sweep::Policy {
         linger: seconds(LINGER_SECONDS),
     };
     let udp = Limits { idle_timeout: ticks(daemon.udp_timeout), half_open: ticks(daemon.udp_timeout), ..tcp };
-    sweep::Policy { tcp, udp }
+    let ports = Limits { closing: seconds(PORT_REST_SECONDS), linger: seconds(PORT_REST_SECONDS), ..tcp };
+    sweep::Policy { tcp, udp, ports }
 }

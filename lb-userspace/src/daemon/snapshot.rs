@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use lb_common::{
-    layout::{Load, Traffic},
+    layout::{Load, PORT_SETS, RESERVED_SETS, Traffic},
     pick::{COST_ONE, FLOW, Steer},
     reason::{Action, Reason},
     table::WAYS,
@@ -12,8 +12,8 @@ use lb_common::{
 use super::core::Core;
 use crate::{
     api::{
-        Backend, Daemon, Flows, GovernorMode, Health, HealthState, Interface, Kernel, NextHop, Reported,
-        Snapshot, Vip,
+        Backend, Daemon, Flows, GovernorMode, Health, HealthState, Interface, Kernel, NatSource, NextHop,
+        Reported, Snapshot, Vip,
     },
     config,
     dataplane::{
@@ -22,8 +22,12 @@ use crate::{
         spec,
     },
     health,
+    net::neighbour::Resolution,
     signals::Scrape,
 };
+
+/// Ports that a source address has for flows: all but those below 1024.
+const PORTS: u32 = (PORT_SETS - RESERVED_SETS) * WAYS as u32;
 
 /// A picture of everything.
 ///
@@ -63,11 +67,18 @@ fn daemon(core: &Core, evictions: u64) -> Daemon {
             interfaces: interfaces.map(|i| Interface { name: i.name.clone(), mode: i.mode }).collect(),
         },
         flows: Flows {
-            slots: (core.dataplane.maps().flows.len() * WAYS) as u64,
+            slots: u64::from(core.dataplane.maps().meta.read(0).flow_sets) * WAYS as u64,
             used: core.pass.used,
             evictions,
         },
+        nat_sources: nat_sources(core),
     }
+}
+
+fn nat_sources(core: &Core) -> Vec<NatSource> {
+    let used = |number| core.pass.ports.get(number).copied().unwrap_or(0);
+    let addresses = core.config.nat.addresses().into_iter().enumerate();
+    addresses.map(|(number, address)| NatSource { address, ports: PORTS, used: used(number) }).collect()
 }
 
 fn vip_of(core: &Core, ids: &[u16], vip: &config::Vip) -> Result<(Vip, u64), Error> {
@@ -109,7 +120,7 @@ fn backend_of(
     let [opening, awaiting, streaming, idle] = counters::live(load);
     let steer = Steer::from_word(load.steer);
     let progress = core.dataplane.maps().progress.read(usize::from(id));
-    let known = core.dataplane.steering.backends.get(id);
+    let hop = core.dataplane.steering.backends.get(id).and_then(|known| known.standing.hop);
     Backend {
         name: backend.name.clone(),
         address: backend.address,
@@ -118,7 +129,8 @@ fn backend_of(
         limit: (load.limit > 0).then_some(load.limit),
         health: health_of(core.health.get(backend.name.as_str())),
         admin: core.admin(&backend.name),
-        next_hop: known.and_then(|known| known.standing.hop).map(|hop| next_hop(core, &hop)),
+        next_hop: hop.map(|hop| next_hop(core, &hop)),
+        unreachable: if hop.is_none() { unreachable(core, backend) } else { None },
         opening,
         awaiting,
         streaming,
@@ -127,6 +139,7 @@ fn backend_of(
         correction: f64::from(steer.correction) / f64::from(FLOW),
         share,
         requests: load.requests,
+        unanswered: traffic.unanswered,
         packets: traffic.packets,
         bytes: traffic.bytes,
         ttft_p50_seconds: quantile(&progress, 0.5),
@@ -149,7 +162,15 @@ fn next_hop(core: &Core, hop: &spec::NextHop) -> NextHop {
     let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
     let named = core.interfaces.values().find(|interface| interface.index == hop.interface);
     let interface = named.map_or_else(|| format!("#{}", hop.interface), |interface| interface.name.clone());
-    NextHop { mac: mac.join(":"), interface }
+    NextHop { mac: mac.join(":"), interface, mtu: hop.mtu }
+}
+
+/// Why a backend has no next hop.
+fn unreachable(core: &Core, backend: &config::Backend) -> Option<String> {
+    match core.table.get(&backend.address) {
+        Some(Resolution::Unresolved(reason)) => Some(reason.to_string()),
+        Some(Resolution::Resolved(_)) | None => None,
+    }
 }
 
 fn reported(scrape: &Scrape) -> Option<Reported> {

@@ -181,6 +181,17 @@ impl Backends {
         Ok(())
     }
 
+    /// Brings the rows of backends in line with what they are configured as now.
+    ///
+    /// # Errors
+    ///
+    /// When a grace period cannot be had.
+    pub fn renew(&mut self, ids: impl IntoIterator<Item = u16>) -> Result<(), Error> {
+        let known = |id: u16| self.get(id).map(|known| (id, known.standing));
+        let standings: Vec<_> = ids.into_iter().filter_map(known).collect();
+        self.stand(standings)
+    }
+
     /// Says what holds for backends now.
     ///
     /// # Errors
@@ -193,8 +204,9 @@ impl Backends {
             let before = std::mem::replace(&mut known.standing, standing);
             let (control, hop) = (control_of(known), hop_of(&known.spec, known.vip, standing.hop));
             let word = self.maps.backends.half(usize::from(id), CONTROL);
+            let live = self.maps.backends.read(usize::from(id)).hops[0];
             match (before.hop, standing.hop) {
-                (Some(old), Some(new)) if old != new => {
+                (Some(_), Some(_)) if live != hop => {
                     // The spare row carries the traffic while the first is rewritten.
                     self.write_hop(id, 1, &hop);
                     word.store(control | backend_bits::ROW, Ordering::SeqCst);
@@ -203,6 +215,7 @@ impl Backends {
                 }
                 // Nobody follows a row that is not reachable: it can be written in place.
                 (None, Some(_)) => self.write_hop(id, 0, &hop),
+                (None, None) => self.write_hop(id, 0, &Hop { server_id: hop.server_id, ..live }),
                 _ => {}
             }
             word.store(control, Ordering::SeqCst);

@@ -17,8 +17,9 @@ use aya::{
     programs::{TestRunResult, Xdp},
 };
 use lb_common::{
+    address::Address,
     index::BUCKETS,
-    layout::{self, LAYOUT, Meta, TABLE_LINES, VIP_IDS},
+    layout::{self, LAYOUT, Meta, PORT_SETS, TABLE_LINES, VIP_IDS},
     siphash::Key,
     slot::{MAX_BACKENDS, age_shift},
     table::WAYS,
@@ -31,7 +32,7 @@ use rand::Rng as _;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    adoption::{adoptable, shapes},
+    adoption::{adoptable, sets, shapes},
     clock::{self, Clock},
     error::Error,
     mapping::{Element, Elements},
@@ -56,6 +57,8 @@ pub struct Options {
     pub pin: Option<PathBuf>,
     /// Slots of the flow table, a power of two.
     pub flow_slots: u32,
+    /// Source addresses of one-armed `nat`, IPv4 first: each has a slot of the flow table for every port.
+    pub nat_sources: Vec<Address>,
 }
 
 /// The maps, mapped.
@@ -119,11 +122,11 @@ impl Kernel {
         let Some(pin) = &options.pin else { return Self::load_for(options, None, None) };
         make_directory(pin)?;
         let lock = lock(pin)?;
-        let adopted = adoptable(pin)?;
+        let adopted = adoptable(pin, &options.nat_sources)?;
         let loaded = Self::load_for(options, adopted, Some(lock));
         if loaded.is_err() && adopted.is_none() {
             // What a failed load pinned is in nobody's use.
-            remove_pins(pin, &fresh(options.flow_slots, 0))?;
+            remove_pins(pin, &fresh(options, 0))?;
         }
         loaded
     }
@@ -136,7 +139,7 @@ impl Kernel {
         let object = object()?;
         let meta = match adopted {
             Some(meta) => meta,
-            None => fresh(options.flow_slots, tick_rate(&object)?),
+            None => fresh(options, tick_rate(&object)?),
         };
         let mut ebpf = load_object(&object, &meta, options.pin.as_deref())?;
         let maps = Arc::new(Maps::open(&ebpf, &meta)?);
@@ -218,16 +221,16 @@ fn tick_rate(object: &[u8]) -> Result<u32, Error> {
     clock::learn(program, &map)
 }
 
-fn fresh(flow_slots: u32, hz: u32) -> Meta {
+fn fresh(options: &Options, hz: u32) -> Meta {
     let mut random = rand::rng();
     Meta {
         layout: LAYOUT,
         key: Key { k0: random.random(), k1: random.random() },
-        flow_sets: flow_slots / WAYS as u32,
+        flow_sets: options.flow_slots / WAYS as u32,
         table_lines: TABLE_LINES as u32,
         hz,
         age_shift: age_shift(hz),
-        port_sets: 0,
+        port_sets: options.nat_sources.len() as u32 * PORT_SETS,
         reserved: [0; 5],
     }
 }
@@ -241,8 +244,8 @@ fn load_object(object: &[u8], meta: &Meta, pin: Option<&Path>) -> Result<Ebpf, E
         .override_global("SET_MASK", &mask, true)
         .override_global("AGE_SHIFT", &meta.age_shift, true)
         .override_global("STALE_AFTER", &stale, true)
-        .map_max_entries("FLOWS", meta.flow_sets)
-        .map_max_entries("FLOW_INFO", meta.flow_sets * WAYS as u32)
+        .map_max_entries("FLOWS", sets(meta))
+        .map_max_entries("FLOW_INFO", sets(meta) * WAYS as u32)
         .map_max_entries("TABLE", meta.table_lines);
     for (name, ..) in shapes(meta) {
         if let Some(directory) = pin {
@@ -307,7 +310,7 @@ fn make_directory(path: &Path) -> Result<(), Error> {
 
 impl Maps {
     fn open(ebpf: &Ebpf, meta: &Meta) -> Result<Self, Error> {
-        let sets = meta.flow_sets as usize;
+        let sets = sets(meta) as usize;
         Ok(Self {
             meta: element_map(ebpf, "META", 1)?,
             control: element_map(ebpf, "CONTROL", 1)?,

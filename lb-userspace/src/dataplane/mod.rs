@@ -59,7 +59,7 @@ impl Dataplane {
     /// See [`Error`].
     pub fn open(options: &Options) -> Result<Self, Error> {
         let (kernel, clock) = Kernel::load(options)?;
-        let steering = Steering::new(Arc::clone(&kernel.maps))?;
+        let steering = Steering::new(Arc::clone(&kernel.maps), options.nat_sources.clone())?;
         Ok(Self { steering, kernel, clock: Arc::new(clock), attached: Vec::new(), pin: options.pin.clone() })
     }
 

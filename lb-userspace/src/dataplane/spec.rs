@@ -1,11 +1,32 @@
 //! What the daemon asks of the data plane: VIPs and their backends, resolved, in the kernel's own terms.
 
 use lb_common::{
-    address::{Endpoint, Mac},
+    address::{Address, Endpoint, Mac},
     flow::mix,
     layout::Mode,
     pick::{Policy, Rule},
 };
+
+/// Where packets to backends come from that are not sent as the client's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// Of tunnels to IPv4 addresses.
+    pub tunnel_v4: Option<TunnelSource>,
+    /// Of tunnels to IPv6 addresses.
+    pub tunnel_v6: Option<TunnelSource>,
+    /// The interface on which neighbours are told of the source addresses of one-armed `nat`, and the MAC address
+    /// they are told.
+    pub answers: Option<(u32, Mac)>,
+}
+
+/// A prefix of tunnel sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelSource {
+    /// Its first address.
+    pub address: Address,
+    /// The bits of the address's last word, as it lies in memory, that vary with the flow.
+    pub spread: u32,
+}
 
 /// A VIP.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,26 +5,28 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    mem::offset_of,
     ops::Range,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use lb_common::{
-    address::Endpoint,
+    address::{Address, Endpoint},
     checksum::sum_endpoint,
-    index::{Active, BUCKETS, HANDLES, Handle},
-    layout::{Control, MAX_VIPS, Mode, TABLE_LINE, Total, VIP_IDS, Vip, vip_flags},
+    index::Handle,
+    layout::{Control, MAX_VIPS, Meta, Mode, TABLE_LINE, Total, VIP_IDS, Vip, server_endpoint, vip_flags},
     maglev::Member,
     pick::FLOW,
 };
 
 use super::{
+    adoption::{self, first_port_set},
     arena::Arena,
     backends::Backends,
     error::Error,
     grace, index,
     loader::Maps,
-    spec::{Standing, VipSpec},
+    spec::{Sources, Standing, TunnelSource, VipSpec},
     table::{self, NoRoom, Table},
 };
 
@@ -46,10 +48,14 @@ pub struct Service {
 /// What the kernel steers by.
 pub struct Steering {
     maps: Arc<Maps>,
+    meta: Meta,
     arena: Arena,
+    /// Source addresses of one-armed `nat`, IPv4 first.
+    nat_sources: Vec<Address>,
+    sources: Sources,
     /// Rows by what they answer to: services and bare addresses.
     rows: HashMap<Endpoint, (Handle, Vip)>,
-    /// Where answers come back from that are translated.
+    /// Where answers come back from that are translated, and backends by what QUIC connection IDs call them.
     reals: Vec<(Endpoint, Handle)>,
     services: Vec<Service>,
     /// Lines that no row leads to after the next flip: of tables that were replaced, or of an earlier daemon's.
@@ -64,15 +70,47 @@ impl Steering {
     /// # Errors
     ///
     /// When a grace period cannot be had.
-    pub fn new(maps: Arc<Maps>) -> Result<Self, Error> {
+    pub fn new(maps: Arc<Maps>, nat_sources: Vec<Address>) -> Result<Self, Error> {
         let mut arena = Arena::new(maps.table.len() as u32);
-        let rows = adopted_rows(&maps);
+        let rows = adoption::rows(&maps.control, &maps.vip_index, &maps.vips);
         let retired: Vec<_> = rows.values().map(|(_, row)| table::lines_of(row)).collect();
         for lines in &retired {
             arena.claim(lines.clone());
         }
         let backends = Backends::adopt(Arc::clone(&maps))?;
-        Ok(Self { maps, arena, rows, reals: Vec::new(), services: Vec::new(), retired, backends })
+        Ok(Self {
+            meta: maps.meta.read(0),
+            maps,
+            arena,
+            nat_sources,
+            sources: Sources::default(),
+            rows,
+            reals: Vec::new(),
+            services: Vec::new(),
+            retired,
+            backends,
+        })
+    }
+
+    /// Says where packets to backends come from. Tunnels use it at once; to be followed by [`Steering::apply`].
+    ///
+    /// A family whose source is taken away keeps the former one for the packets that are still on their way.
+    pub fn set_sources(&mut self, sources: &Sources) {
+        let control = |offset| self.maps.control.half(0, offset);
+        // With no bit that varies every address in between is one of the two prefixes'.
+        if let Some(TunnelSource { address, spread }) = sources.tunnel_v4 {
+            control(offset_of!(Control, spread_v4)).store(0, Ordering::SeqCst);
+            control(offset_of!(Control, source_v4)).store(address.0[3], Ordering::SeqCst);
+            control(offset_of!(Control, spread_v4)).store(spread, Ordering::SeqCst);
+        }
+        if let Some(TunnelSource { address, spread }) = sources.tunnel_v6 {
+            control(offset_of!(Control, spread_v6)).store(0, Ordering::SeqCst);
+            for (number, word) in address.0.into_iter().enumerate() {
+                control(offset_of!(Control, source_v6) + number * 4).store(word, Ordering::SeqCst);
+            }
+            control(offset_of!(Control, spread_v6)).store(spread, Ordering::SeqCst);
+        }
+        self.sources = sources.clone();
     }
 
     /// Ids of all VIPs that have a row, adopted ones included.
@@ -135,6 +173,7 @@ impl Steering {
                 service.backends.push(self.backends.enter(service.id, backend)?);
             }
         }
+        self.backends.renew(services.iter().flat_map(|service| service.backends.iter().copied()))?;
         Ok(services)
     }
 
@@ -175,7 +214,7 @@ impl Steering {
             let handle = self.write_row(live, &row);
             rows.insert(endpoint, (handle, row));
         }
-        let reals = self.translated();
+        let reals = self.named();
         if rows == self.rows && reals == self.reals {
             return Ok(());
         }
@@ -228,7 +267,7 @@ impl Steering {
         let mut rows = Vec::new();
         for service in &self.services {
             let spec = &service.spec;
-            rows.push((spec.endpoint, service_row(service)));
+            rows.push((spec.endpoint, self.with_ports(service_row(service))));
             let address = Endpoint::address_only(spec.endpoint.address);
             let bare = Vip { endpoint: address, ..Vip::default() };
             let row: &mut Vip = addresses.entry(address.address).or_insert(bare);
@@ -237,7 +276,37 @@ impl Steering {
             }
         }
         rows.extend(addresses.into_values().map(|row| (row.endpoint, row)));
+        rows.extend(
+            (0..self.nat_sources.len()).map(|number| self.source_row(number)).map(|row| (row.endpoint, row)),
+        );
         rows
+    }
+
+    /// The row of a VIP, with the ports of its family's source addresses if it uses them.
+    fn with_ports(&self, row: Vip) -> Vip {
+        if row.flags & vip_flags::SOURCE_NAT == 0 {
+            return row;
+        }
+        let v4 = row.endpoint.address.is_v4();
+        let v4_sources = self.nat_sources.iter().filter(|address| address.is_v4()).count();
+        let (first, count) =
+            if v4 { (0, v4_sources) } else { (v4_sources, self.nat_sources.len() - v4_sources) };
+        Vip { ports: first_port_set(&self.meta, first), sources: count as u8, ..row }
+    }
+
+    /// The row of a source address, by which answers to it are found.
+    fn source_row(&self, number: usize) -> Vip {
+        let endpoint = Endpoint::address_only(self.nat_sources[number]);
+        let row = Vip {
+            endpoint,
+            flags: vip_flags::SOURCE_ADDRESS,
+            ports: first_port_set(&self.meta, number),
+            sources: 1,
+            checksum: sum_endpoint(&endpoint.address, 0),
+            ..Vip::default()
+        };
+        let Some((interface, mac)) = self.sources.answers else { return row };
+        Vip { flags: row.flags | vip_flags::ANSWER_NEIGHBOURS, mac, interface, ..row }
     }
 
     /// Writes a row beside the live one, if it differs from it.
@@ -257,18 +326,28 @@ impl Steering {
         handle
     }
 
-    /// The endpoints from which answers come back through here.
-    fn translated(&self) -> Vec<(Endpoint, Handle)> {
-        let vips: Vec<u16> =
-            self.services.iter().filter(|s| s.spec.mode == Mode::Nat).map(|service| service.id).collect();
-        let mut reals: Vec<_> = self
-            .backends
-            .iter()
-            .filter(|(_, known)| vips.contains(&known.vip))
-            .map(|(id, known)| (known.spec.endpoint, Handle::new(id, 0)))
-            .collect();
-        reals.sort_by_key(|(_, handle)| handle.0);
-        reals
+    /// The endpoints from which answers come back through here that nothing else tells, and those that QUIC
+    /// connection IDs name.
+    fn named(&self) -> Vec<(Endpoint, Handle)> {
+        let vips: HashMap<u16, &VipSpec> =
+            self.services.iter().map(|service| (service.id, &service.spec)).collect();
+        let mut reals = BTreeMap::new();
+        let mut backends: Vec<_> = self.backends.iter().collect();
+        // Of two backends with one name the configured one counts: it comes last.
+        backends.sort_by_key(|(id, known)| (known.left_in.is_none(), *id));
+        for (id, known) in backends {
+            let Some(spec) = vips.get(&known.vip) else { continue };
+            let endpoint = match (spec.mode, spec.quic, known.spec.server_id) {
+                (Mode::Nat, ..) if !spec.source_nat => known.spec.endpoint,
+                (Mode::L2 | Mode::Tunnel, Some(_), Some(server)) => server_endpoint(known.vip, server),
+                _ => continue,
+            };
+            reals.insert(
+                (endpoint.address, endpoint.port_be, endpoint.protocol),
+                (endpoint, Handle::new(id, 0)),
+            );
+        }
+        reals.into_values().collect()
     }
 
     /// Builds both indexes in their spare halves and makes them live.
@@ -285,8 +364,8 @@ impl Steering {
 }
 
 /// Where the index words lie in `CONTROL`.
-const VIP_INDEX_WORD: usize = std::mem::offset_of!(Control, vip_index);
-const REAL_INDEX_WORD: usize = std::mem::offset_of!(Control, real_index);
+const VIP_INDEX_WORD: usize = offset_of!(Control, vip_index);
+const REAL_INDEX_WORD: usize = offset_of!(Control, real_index);
 
 fn exhausted(what: &'static str, name: &str) -> Error {
     Error::Exhausted { what, name: name.to_owned() }
@@ -315,23 +394,4 @@ fn service_row(service: &Service) -> Vip {
 
 const fn flag(set: bool, flag: u8) -> u8 {
     if set { flag } else { 0 }
-}
-
-fn adopted_rows(maps: &Maps) -> HashMap<Endpoint, (Handle, Vip)> {
-    let active = Active(maps.control.read(0).vip_index);
-    if active.0 == 0 {
-        return HashMap::new();
-    }
-    let first = (active.generation() * BUCKETS) as usize;
-    (first..first + BUCKETS as usize)
-        .flat_map(|bucket| {
-            let word = maps.vip_index.read(bucket);
-            (0..HANDLES).map(move |position| Handle::of(word, position))
-        })
-        .filter(|handle| handle.is_some())
-        .map(|handle| {
-            let row = maps.vips.read(handle.element() as usize);
-            (row.endpoint, (handle, row))
-        })
-        .collect()
 }

@@ -10,7 +10,7 @@ use std::sync::{
 };
 
 use lb_common::{
-    layout::{FlowInfo, Load, Total},
+    layout::{FlowInfo, Load, Meta, PORT_SETS, Total},
     slot::{GAUGES, Gauge, MAX_BACKENDS, Slot, State},
     table::{Limits, WAYS, Word as _, age_out},
     track::FINISHED,
@@ -29,6 +29,8 @@ pub struct Policy {
     pub tcp: Limits,
     /// Of UDP flows.
     pub udp: Limits,
+    /// Of TCP flows whose slot is a port of one-armed `nat`.
+    pub ports: Limits,
 }
 
 /// What one pass over the whole table found.
@@ -36,8 +38,10 @@ pub struct Policy {
 pub struct Pass {
     /// Its number, from 1.
     pub number: u64,
-    /// Slots in use.
+    /// Slots in use, ports of one-armed `nat` not counted.
     pub used: u64,
+    /// Ports in use, by source address.
+    pub ports: Vec<u32>,
     /// Slots in use, by backend.
     pub held: Vec<u32>,
     /// Flows freed because they were silent for too long.
@@ -76,6 +80,7 @@ impl Range {
 /// The sweep's place in the table and its counts.
 pub struct Sweep {
     maps: Arc<Maps>,
+    meta: Meta,
     policy: Policy,
     next: usize,
     pass: Pass,
@@ -89,11 +94,12 @@ pub struct Sweep {
 impl Sweep {
     /// A sweep that starts at the table's beginning.
     pub fn new(maps: Arc<Maps>, policy: Policy) -> Self {
-        let held = vec![0; MAX_BACKENDS];
+        let meta = maps.meta.read(0);
         Self {
             policy,
             next: 0,
-            pass: Pass { number: 1, held, ..Pass::default() },
+            pass: empty_pass(1, &meta),
+            meta,
             counts: vec![[0; GAUGES]; MAX_BACKENDS],
             before: gauges(&maps),
             ranges: vec![[Range::EMPTY; GAUGES]; MAX_BACKENDS],
@@ -132,7 +138,12 @@ impl Sweep {
         }
         let vip = vip_of(maps, slot.backend());
         let info = || maps.flow_info.half(set * WAYS + way, TRACK_FLAGS).load(Ordering::Relaxed);
-        let limits = if is_udp(maps, vip) { &self.policy.udp } else { &self.policy.tcp };
+        let source = self.source_of(set);
+        let limits = match source {
+            _ if is_udp(maps, vip) => &self.policy.udp,
+            Some(_) => &self.policy.ports,
+            None => &self.policy.tcp,
+        };
         let finished = matches!(slot.state(), State::Awaiting | State::Streaming) && info() & FINISHED != 0;
         if let Some(next) = age_out(slot, now, limits, finished)
             && word.compare_exchange(slot.0, next.0) == slot.0
@@ -142,13 +153,21 @@ impl Sweep {
             slot = next;
         }
         if slot.state() != State::Empty {
-            self.count(slot);
+            self.count(slot, source);
         }
     }
 
-    fn count(&mut self, slot: Slot) {
+    /// The source address, by its number, of whose ports a set is made up.
+    fn source_of(&self, set: usize) -> Option<usize> {
+        Some(set.checked_sub(self.meta.flow_sets as usize)? / PORT_SETS as usize)
+    }
+
+    fn count(&mut self, slot: Slot, source: Option<usize>) {
         let backend = usize::from(slot.backend());
-        self.pass.used += 1;
+        match source {
+            Some(source) => self.pass.ports[source] += 1,
+            None => self.pass.used += 1,
+        }
         self.pass.held[backend] += 1;
         if let Some(gauge) = slot.state().gauge() {
             self.counts[backend][gauge as usize] += 1;
@@ -170,7 +189,7 @@ impl Sweep {
         }
         self.before = gauges(&self.maps);
         self.next = 0;
-        let next = Pass { number: self.pass.number + 1, held: vec![0; MAX_BACKENDS], ..Pass::default() };
+        let next = empty_pass(self.pass.number + 1, &self.meta);
         std::mem::replace(&mut self.pass, next)
     }
 
@@ -190,6 +209,11 @@ impl Sweep {
             }
         }
     }
+}
+
+fn empty_pass(number: u64, meta: &Meta) -> Pass {
+    let ports = vec![0; (meta.port_sets / PORT_SETS) as usize];
+    Pass { number, ports, held: vec![0; MAX_BACKENDS], ..Pass::default() }
 }
 
 /// Every backend's gauges as they are now.

@@ -5,12 +5,14 @@
 mod judge;
 mod monitor;
 mod probe;
+mod silence;
 
 use std::time::Duration;
 
 pub use judge::State;
 pub use monitor::{Health, Key, Report, Status};
 pub use probe::{Probe, ProbeError, TcpProbe};
+pub use silence::{Seen, Silence};
 
 /// How often backends are probed and how many results it takes to believe a change.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     task::AbortHandle,
     time::{sleep, sleep_until, timeout},
 };
@@ -44,9 +44,13 @@ pub struct Health {
     tasks: HashMap<Key, Task>,
 }
 
+/// The reason shown while nobody but the backend's clients has said anything against it.
+const UNANSWERED: &str = "clients send their SYNs again and again";
+
 #[derive(Debug)]
 struct Task {
     abort: AbortHandle,
+    doubts: Arc<Notify>,
     /// Read and written within modifications of the report only: a task whose probe ends just when
     /// it is removed or replaced has no say any more.
     retired: Arc<AtomicBool>,
@@ -73,8 +77,18 @@ impl Health {
         let retired = Arc::new(AtomicBool::new(false));
         let outlet =
             Outlet { key: Arc::clone(&key), report: Arc::clone(&self.report), retired: Arc::clone(&retired) };
-        let abort = tokio::spawn(probe_forever(probe, self.options.clone(), outlet)).abort_handle();
-        self.tasks.insert(key, Task { abort, retired });
+        let doubts = Arc::new(Notify::new());
+        let probing = probe_forever(probe, self.options.clone(), Arc::clone(&doubts), outlet);
+        let abort = tokio::spawn(probing).abort_handle();
+        self.tasks.insert(key, Task { abort, doubts, retired });
+    }
+
+    /// Counts a failure against `key` that was seen elsewhere, and probes it at once. A probe that succeeds
+    /// outweighs it: what clients do alone cannot take down a backend that answers.
+    pub fn doubt(&self, key: &str) {
+        if let Some(task) = self.tasks.get(key) {
+            task.doubts.notify_one();
+        }
     }
 
     /// Stops probing `key` and takes it out of the report.
@@ -95,7 +109,7 @@ impl Drop for Health {
     }
 }
 
-async fn probe_forever(probe: impl Probe, options: HealthOptions, outlet: Outlet) {
+async fn probe_forever(probe: impl Probe, options: HealthOptions, doubts: Arc<Notify>, outlet: Outlet) {
     let mut judge = Judge::new(options.rise, options.fall);
     sleep(first_delay(options.interval)).await;
     loop {
@@ -106,7 +120,10 @@ async fn probe_forever(probe: impl Probe, options: HealthOptions, outlet: Outlet
         };
         let state = judge.observe(result.is_ok());
         outlet.publish(state, result.err().map(|error| error.to_string()));
-        sleep_until(next).await;
+        tokio::select! {
+            () = sleep_until(next) => {}
+            () = doubts.notified() => outlet.publish(judge.observe(false), Some(UNANSWERED.to_owned())),
+        }
     }
 }
 

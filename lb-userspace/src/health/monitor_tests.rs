@@ -100,6 +100,41 @@ async fn silence_counts_as_failure_once_the_time_is_over() {
 }
 
 #[tokio::test]
+async fn a_doubt_counts_as_a_failure_and_is_followed_by_a_probe_at_once() {
+    // Were a doubt not to lead to a probe, the next one would come too late.
+    let patient = HealthOptions {
+        // The first probe comes within a tenth of it.
+        interval: Duration::from_secs(30),
+        timeout: Duration::from_millis(50),
+        fall: 4,
+        ..quick()
+    };
+    let probe = Told::default();
+    let mut health = Health::new(patient);
+    health.add(key("gpu-1"), probe.clone());
+    until(&health, "gpu-1", |s| s.state == State::Up).await;
+
+    health.doubt("gpu-1");
+    let asked = async {
+        while probe.asked.load(Ordering::Relaxed) < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, asked).await.expect("it is probed at once");
+    until(&health, "gpu-1", |s| s.state == State::Up && s.reason.is_none()).await;
+
+    // Each doubt and the failing probe that follows it are two failures of the four.
+    probe.silent.store(true, Ordering::Relaxed);
+    health.doubt("gpu-1");
+    until(&health, "gpu-1", |s| s.reason.as_deref() == Some("no answer within 50ms")).await;
+    assert_eq!(health.subscribe().borrow()["gpu-1"].state, State::Up);
+    health.doubt("gpu-1");
+    until(&health, "gpu-1", |s| s.state == State::Down).await;
+    assert_eq!(probe.asked.load(Ordering::Relaxed), 4);
+    health.doubt("nobody");
+}
+
+#[tokio::test]
 async fn backends_come_and_go_while_running() {
     let mut health = Health::new(quick());
     let (stays, goes) = (Told::default(), Told::default());

@@ -46,17 +46,15 @@ impl Interface {
             driver: driver(&link.name),
             name: link.name,
             mac: link.mac.filter(|_| !link.loopback),
-            mtu: 0,
+            mtu: link.mtu,
             kind: rtnl::link_kind(message),
             running: link.running,
             oper_state: State::Unknown.to_string(),
             loopback: link.loopback,
         };
         for attribute in &message.attributes {
-            match attribute {
-                LinkAttribute::Mtu(bytes) => interface.mtu = *bytes,
-                LinkAttribute::OperState(state) => interface.oper_state = state.to_string(),
-                _ => {}
+            if let LinkAttribute::OperState(state) = attribute {
+                interface.oper_state = state.to_string();
             }
         }
         interface

@@ -43,6 +43,8 @@ pub struct NextHop {
     pub source_mac: Mac,
     /// The neighbour's address: the target's own, or its gateway's.
     pub mac: Mac,
+    /// The largest IP packet that this way takes, in bytes: the interface's limit, or the route's.
+    pub mtu: u16,
 }
 
 /// Why a target cannot be reached for now.

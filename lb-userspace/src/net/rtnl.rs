@@ -14,7 +14,7 @@ use rtnetlink::{
         address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo},
         link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
-        route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia},
     },
     sys::{AsyncSocket as _, SocketAddr},
 };
@@ -92,6 +92,23 @@ impl Netlink {
     pub(super) async fn links(&self) -> Result<Vec<LinkMessage>, Error> {
         let links = self.handle.link().get().execute().try_collect().await;
         links.map_err(|e| Error::from_rtnetlink("list the interfaces", e))
+    }
+
+    /// Every address of this host.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel cannot be asked.
+    pub async fn addresses(&self) -> Result<Vec<IpAddr>, Error> {
+        let messages: Vec<AddressMessage> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|e| Error::from_rtnetlink("list the addresses", e))?;
+        Ok(messages.iter().filter_map(own_address).collect())
     }
 
     pub(super) async fn neighbours(&self) -> Result<Vec<Neighbour>, Error> {
@@ -180,6 +197,20 @@ fn refusal_text(error: &io::Error) -> String {
     }
 }
 
+/// On a point-to-point interface the attribute `Address` is the other end's.
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let local = |attribute: &AddressAttribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    };
+    let address = |attribute: &AddressAttribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    };
+    let attributes = &message.attributes;
+    attributes.iter().find_map(local).or_else(|| attributes.iter().find_map(address))
+}
+
 fn host_prefix(address: IpAddr) -> u8 {
     match address {
         IpAddr::V4(_) => 32,
@@ -243,12 +274,14 @@ pub(super) fn link(message: &LinkMessage) -> Link {
     let mut link = Link {
         name: String::new(),
         mac: None,
+        mtu: 0,
         running: message.header.flags.contains(LinkFlags::Up | LinkFlags::Running),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Mtu(bytes) => link.mtu = *bytes,
             LinkAttribute::Address(address) => link.mac = Mac::try_from(address.as_slice()).ok(),
             _ => {}
         }
@@ -304,6 +337,7 @@ fn route(target: IpAddr, message: &RouteMessage) -> Route {
     }
     let mut ifindex = None;
     let mut next_hop = target;
+    let mut mtu = None;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => ifindex = Some(*index),
@@ -311,11 +345,17 @@ fn route(target: IpAddr, message: &RouteMessage) -> Route {
             | RouteAttribute::Via(RouteVia::Inet(gateway)) => next_hop = IpAddr::V4(*gateway),
             RouteAttribute::Gateway(RouteAddress::Inet6(gateway))
             | RouteAttribute::Via(RouteVia::Inet6(gateway)) => next_hop = IpAddr::V6(*gateway),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(bytes) if *bytes > 0 => Some(*bytes),
+                    _ => None,
+                });
+            }
             _ => {}
         }
     }
     match ifindex {
-        Some(ifindex) => Route::Via { ifindex, next_hop },
+        Some(ifindex) => Route::Via { ifindex, next_hop, mtu },
         None => Route::None("the route names no interface".into()),
     }
 }

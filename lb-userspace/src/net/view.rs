@@ -14,6 +14,8 @@ pub(super) struct Link {
     pub name: String,
     /// `None` where the link layer is not Ethernet.
     pub mac: Option<Mac>,
+    /// Largest IP packet, in bytes.
+    pub mtu: u32,
     /// Up, with carrier.
     pub running: bool,
     pub loopback: bool,
@@ -25,6 +27,8 @@ pub(super) enum Route {
         ifindex: u32,
         /// The gateway, or the target itself when it is on the link.
         next_hop: IpAddr,
+        /// The route's own limit: configured, or learned from routers that said "too big".
+        mtu: Option<u32>,
     },
     /// The target is an address of this host.
     Local,
@@ -121,11 +125,11 @@ impl View {
     }
 
     fn next_hop(&self, target: IpAddr) -> Result<NextHop, Reason> {
-        let (ifindex, address) = match self.routes.get(&target) {
+        let (ifindex, address, limit) = match self.routes.get(&target) {
             None => return Err(Reason::NotLookedUp),
             Some(Route::Local) => return Err(Reason::OwnAddress),
             Some(Route::None(detail)) => return Err(Reason::NoRoute { detail: detail.clone() }),
-            Some(Route::Via { ifindex, next_hop }) => (*ifindex, *next_hop),
+            Some(Route::Via { ifindex, next_hop, mtu }) => (*ifindex, *next_hop, *mtu),
         };
         let Some(link) = self.links.get(&ifindex) else {
             return Err(Reason::LinkGone { ifindex });
@@ -150,12 +154,13 @@ impl View {
         }
         let mac = neighbour.and_then(|n| n.mac);
         let mac = mac.ok_or_else(|| Reason::NotEthernet { interface: interface() })?;
-        Ok(NextHop { ifindex, source_mac, mac })
+        let mtu = limit.map_or(link.mtu, |limit| limit.min(link.mtu));
+        Ok(NextHop { ifindex, source_mac, mac, mtu: u16::try_from(mtu).unwrap_or(u16::MAX) })
     }
 
     /// The neighbour that the kernel should be made to ask about, if there is one for this target.
     pub(super) fn wants_solicitation(&self, target: IpAddr) -> Option<(u32, IpAddr)> {
-        let Some(Route::Via { ifindex, next_hop }) = self.routes.get(&target) else { return None };
+        let Some(Route::Via { ifindex, next_hop, .. }) = self.routes.get(&target) else { return None };
         let link = self.links.get(ifindex)?;
         if link.loopback || !link.running || link.mac.is_none() {
             return None;
@@ -182,7 +187,7 @@ mod tests {
     }
 
     fn ethernet() -> Link {
-        Link { name: "eth0".into(), mac: Some(OWN), running: true, loopback: false }
+        Link { name: "eth0".into(), mac: Some(OWN), mtu: 1500, running: true, loopback: false }
     }
 
     fn entry(address: &str, reachability: Reachability, mac: Option<[u8; 6]>) -> Event {
@@ -200,12 +205,12 @@ mod tests {
     }
 
     fn on_link() -> Option<Route> {
-        Some(Route::Via { ifindex: ETH, next_hop: ip("10.0.0.2") })
+        Some(Route::Via { ifindex: ETH, next_hop: ip("10.0.0.2"), mtu: None })
     }
 
     #[test]
     fn each_neighbour_state_says_whether_to_forward_and_whether_to_ask() {
-        let resolved = Resolution::Resolved(NextHop { ifindex: ETH, source_mac: OWN, mac: PEER });
+        let resolved = Resolution::Resolved(NextHop { ifindex: ETH, source_mac: OWN, mac: PEER, mtu: 1500 });
         for (state, mac, usable, ask) in [
             (Reachability::Usable, Some(PEER), true, false),
             (Reachability::Stale, Some(PEER), true, true),
@@ -223,8 +228,26 @@ mod tests {
     }
 
     #[test]
+    fn the_smaller_of_the_links_and_the_routes_mtu_holds() {
+        for (link, route, expected) in [
+            (1500, None, 1500),
+            (1500, Some(1400), 1400),
+            (1500, Some(9000), 1500),
+            (9000, Some(9000), 9000),
+            (65_536, None, u16::MAX),
+        ] {
+            let via = Route::Via { ifindex: ETH, next_hop: ip("10.0.0.2"), mtu: route };
+            let answers = entry("10.0.0.2", Reachability::Usable, Some(PEER));
+            match view(Link { mtu: link, ..ethernet() }, Some(via), Some(answers)).resolve(ip("10.0.0.2")) {
+                Resolution::Resolved(hop) => assert_eq!(hop.mtu, expected, "link {link}, route {route:?}"),
+                other => panic!("link {link}, route {route:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn what_stands_in_the_way_is_named() {
-        let gateway = Some(Route::Via { ifindex: ETH, next_hop: ip("10.0.0.254") });
+        let gateway = Some(Route::Via { ifindex: ETH, next_hop: ip("10.0.0.254"), mtu: None });
         for (link, route, neighbour, reason) in [
             (ethernet(), None, None, "the route has not been looked up yet"),
             (ethernet(), Some(Route::Local), None, "it is an address of this host"),
@@ -252,7 +275,7 @@ mod tests {
             ),
             (
                 ethernet(),
-                Some(Route::Via { ifindex: 9, next_hop: ip("10.0.0.2") }),
+                Some(Route::Via { ifindex: 9, next_hop: ip("10.0.0.2"), mtu: None }),
                 None,
                 "interface 9 of its route is gone",
             ),
