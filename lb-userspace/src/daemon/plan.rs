@@ -225,3 +225,42 @@ pub fn timeouts(daemon: &config::Daemon, tick: Duration) -> sweep::Policy {
     let ports = Limits { closing: seconds(PORT_REST_SECONDS), linger: seconds(PORT_REST_SECONDS), ..tcp };
     sweep::Policy { tcp, udp, ports }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::IpAddr, time::Duration};
+
+    use super::{PORT_REST_SECONDS, timeouts, tunnel_source};
+    use crate::config::{Daemon, Prefix};
+
+    #[test]
+    fn the_bits_that_a_prefix_leaves_are_the_last_ones_on_the_wire() {
+        for (address, length, varying) in [
+            ("172.16.0.0", 16, [0, 0, 255, 255]),
+            ("172.16.0.0", 28, [0, 0, 0, 15]),
+            ("172.16.0.9", 32, [0, 0, 0, 0]),
+            ("fd00::", 64, [255, 255, 255, 255]),
+            ("fd00::", 96, [255, 255, 255, 255]),
+            ("fd00::", 112, [0, 0, 255, 255]),
+            ("fd00::9", 128, [0, 0, 0, 0]),
+        ] {
+            let address: IpAddr = address.parse().unwrap_or_else(|e| panic!("{address}: {e}"));
+            let source = tunnel_source(Prefix { address, length });
+            assert_eq!(source.spread.to_ne_bytes(), varying, "{address}/{length}");
+            assert_eq!(source.address, address.into());
+            assert_eq!(source.address.0[3] & source.spread, 0, "{address}/{length}: its free bits are zero");
+        }
+    }
+
+    #[test]
+    fn ports_rest_for_their_time_whatever_the_tick() {
+        for tick in [0.85, 1.024, 1.28].map(Duration::from_secs_f64) {
+            let policy = timeouts(&Daemon::default(), tick);
+            for limit in [policy.ports.linger, policy.ports.closing] {
+                let rest = tick * limit;
+                assert!(rest >= Duration::from_secs(PORT_REST_SECONDS), "{rest:?} in ticks of {tick:?}");
+            }
+            assert!(policy.tcp.linger < policy.ports.linger, "a slot of the table is free again earlier");
+        }
+    }
+}

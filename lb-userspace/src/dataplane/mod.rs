@@ -26,6 +26,8 @@ pub mod spec;
 pub mod steering;
 pub mod sweep;
 mod table;
+#[cfg(test)]
+mod testing;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 

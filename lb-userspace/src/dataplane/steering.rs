@@ -395,3 +395,7 @@ fn service_row(service: &Service) -> Vip {
 const fn flag(set: bool, flag: u8) -> u8 {
     if set { flag } else { 0 }
 }
+
+#[cfg(test)]
+#[path = "steering_tests.rs"]
+mod tests;

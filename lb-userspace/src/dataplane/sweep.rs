@@ -255,19 +255,5 @@ fn move_gauges(maps: &Maps, vip: u16, from: Slot, to: Slot) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::Range;
-
-    #[test]
-    fn only_what_every_pass_has_shown_is_corrected() {
-        for (differences, expected) in
-            [(&[6, 8, 6][..], 3), (&[6, 0, 6], 0), (&[6, -2, 6], 0), (&[-4, -10, -4], -2), (&[1, 1, 1], 0)]
-        {
-            let mut range = Range::EMPTY;
-            for &difference in differences {
-                range.note(difference);
-            }
-            assert_eq!(range.shown_by_all(), expected, "{differences:?}");
-        }
-    }
-}
+#[path = "sweep_tests.rs"]
+mod tests;
