@@ -126,6 +126,14 @@ mod tests {
             let loopback = lookup(&netlink, "lo").await.expect("lo exists");
             assert_eq!((loopback.mac, loopback.loopback), (None, true));
 
+            let own = netlink.addresses().await.expect("addresses");
+            for (address, expected) in
+                [("10.77.0.1", true), ("fd77::1", true), ("127.0.0.1", true), ("10.77.0.2", false)]
+            {
+                let address: std::net::IpAddr = address.parse().expect("an address");
+                assert_eq!(own.contains(&address), expected, "{address} among {own:?}");
+            }
+
             match lookup(&netlink, "eth9").await {
                 Err(e @ LookupError::Missing { .. }) => {
                     assert_eq!(e.to_string(), "interface eth9 does not exist; interfaces here: lo, near");

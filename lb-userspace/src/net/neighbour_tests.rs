@@ -169,3 +169,25 @@ fn targets_come_and_go_while_running() {
         assert!(resolved(&left[&ip("fd77::2")]), "{left:?}");
     });
 }
+
+#[test]
+#[ignore = "needs root: network namespace"]
+fn the_largest_packet_follows_interface_and_route() {
+    let pair = Pair::new();
+    let takes = |mtu: u16| move |r: &Resolution| matches!(r, Resolution::Resolved(hop) if hop.mtu == mtu);
+    pair.host.ip("route add 192.0.2.0/24 via 10.77.0.2 mtu 1400");
+    pair.host.ip("route add 2001:db8::/64 via fd77::2 mtu 1350");
+    pair.host.block_on(async {
+        let targets = ["10.77.0.2", "192.0.2.1", "2001:db8::1"];
+        let neighbours = Neighbours::start(targets.map(ip)).expect("start");
+        for (target, mtu) in [("10.77.0.2", 1500), ("192.0.2.1", 1400), ("2001:db8::1", 1350)] {
+            until(&neighbours, target, takes(mtu)).await;
+        }
+        pair.host.ip("route replace 192.0.2.0/24 via 10.77.0.2 mtu 1450");
+        until(&neighbours, "192.0.2.1", takes(1450)).await;
+
+        pair.host.ip("link set near mtu 1420");
+        until(&neighbours, "10.77.0.2", takes(1420)).await;
+        until(&neighbours, "192.0.2.1", takes(1420)).await;
+    });
+}

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
 };
 
@@ -17,9 +17,10 @@ use guidevane_tests::{
     packet::{Packet, flags},
 };
 use lb_common::{
-    layout::{Hop, LAYOUT, Meta, Mode, backend_bits},
+    layout::{Hop, LAYOUT, Meta, Mode, PORT_SETS, backend_bits},
     reason::Reason,
     slot::State,
+    table::WAYS,
 };
 
 use crate::plane::{HERE, INNER_MAC, Plane, SLOTS, TCP, arriving, at, mac_of, service, up};
@@ -45,7 +46,7 @@ fn data(n: u16) -> Packet {
 }
 
 fn options(directory: &Path) -> Options {
-    Options { pin: Some(directory.to_path_buf()), flow_slots: SLOTS }
+    Options { pin: Some(directory.to_path_buf()), flow_slots: SLOTS, nat_sources: Vec::new() }
 }
 
 fn pins(directory: &Path) -> BTreeSet<String> {
@@ -126,6 +127,8 @@ fn pins_of_another_layout_are_refused_and_left_alone() {
         ("a size that is no power of two", Meta { flow_sets: 3, ..meta }, "META"),
         ("no sets", Meta { flow_sets: 0, ..meta }, "META"),
         ("another size than the maps have", Meta { flow_sets: meta.flow_sets * 2, ..meta }, "FLOWS"),
+        ("ports of no whole address", Meta { port_sets: 7, ..meta }, "META"),
+        ("ports of a source address", Meta { port_sets: PORT_SETS, ..meta }, "FLOWS"),
         ("another size of the tables", Meta { table_lines: 7, ..meta }, "TABLE"),
         ("no tick rate", Meta { hz: 0, ..meta }, "META"),
     ] {
@@ -142,6 +145,38 @@ fn pins_of_another_layout_are_refused_and_left_alone() {
     assert_eq!(pins(&directory), names);
     maps.meta.write(0, &meta);
     assert!(Dataplane::open(&options(&directory)).expect("it is as it was").adopted());
+}
+
+#[test]
+#[ignore = "needs root: loads the kernel program and mounts a bpffs"]
+fn pins_with_flows_from_other_source_addresses_are_refused_and_left_alone() {
+    let bpffs = Bpffs::in_bed(&Prefix::new()).expect("a private bpffs");
+    let directory = bpffs.path().join("guidevane");
+    let from = |sources: &[&str]| {
+        let addresses = sources.iter().map(|source| source.parse::<IpAddr>().expect("an address").into());
+        Options { nat_sources: addresses.collect(), ..options(&directory) }
+    };
+    let one_armed =
+        |vip: &str| VipSpec { source_nat: true, ..service(vip, TCP, Mode::Nat, &["10.0.0.1:80"]) };
+    let before = ["10.0.9.1", "10.0.9.2"];
+    let mut plane = Plane::open(&from(&before));
+    plane.apply(&[one_armed(NAT_VIP)]);
+    drop(plane);
+    for (other, words) in [
+        (&[][..], "ports for 2 source addresses"),
+        (&["10.0.9.1"], "ports for 2 source addresses, and `sources` of [nat] has 1"),
+        (&["10.0.9.1", "10.0.9.3"], "ports of 10.0.9.2"),
+        (&["10.0.9.2", "10.0.9.1"], "in the same place"),
+    ] {
+        let Err(error) = Dataplane::open(&from(other)) else { panic!("{other:?} was adopted") };
+        let message = error.to_string();
+        for part in [words, "remove the directory"] {
+            assert!(message.contains(part), "{other:?}: {message:?} does not say {part:?}");
+        }
+    }
+    let after = Plane::open(&from(&before));
+    assert!(after.dataplane.adopted());
+    assert_eq!(after.maps().flows.len() as u32, SLOTS / WAYS as u32 + 2 * PORT_SETS);
 }
 
 #[test]

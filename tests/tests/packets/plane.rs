@@ -110,7 +110,7 @@ pub fn up_over(backend: SocketAddr, interface: u32) -> Standing {
 impl Plane {
     /// A data plane that steers `specs`, with every backend up.
     pub fn new(specs: &[VipSpec]) -> Self {
-        let mut plane = Self::open(&Options { pin: None, flow_slots: SLOTS });
+        let mut plane = Self::open(&Options { pin: None, flow_slots: SLOTS, nat_sources: Vec::new() });
         plane.apply(specs);
         plane
     }
@@ -219,7 +219,7 @@ impl Plane {
     /// The slot of a client's flow to a VIP, and its cold line.
     pub fn flow(&self, client: SocketAddr, vip: u16) -> Option<(Slot, FlowInfo)> {
         let (maps, hash) = (self.maps(), self.hash(client, vip));
-        let mask = maps.flows.len() as u32 - 1;
+        let mask = maps.meta.read(0).flow_sets - 1;
         let first = table::first_set(hash, mask);
         let second = table::other_set(first, slot::tag(hash), mask);
         [first, second].into_iter().find_map(|set| {

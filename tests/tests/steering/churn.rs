@@ -188,7 +188,8 @@ fn sweep(maps: &std::sync::Arc<Maps>, clock: &Clock, stop: &AtomicBool) -> (u64,
         closing: ticks(60),
         linger: ticks(10),
     };
-    let mut sweep = Sweep::new(std::sync::Arc::clone(maps), Policy { tcp: limits, udp: limits });
+    let mut sweep =
+        Sweep::new(std::sync::Arc::clone(maps), Policy { tcp: limits, udp: limits, ports: limits });
     let shift = maps.meta.read(0).age_shift;
     let (mut passes, mut corrected) = (0, 0);
     while !stop.load(Ordering::Relaxed) {
@@ -218,8 +219,8 @@ fn recount(maps: &Maps) -> Vec<[u32; GAUGES]> {
 #[test]
 #[ignore = "needs root: loads the XDP program"]
 fn no_connection_changes_its_backend_whatever_else_changes() {
-    let mut dataplane =
-        Dataplane::open(&Options { pin: None, flow_slots: 1 << 16 }).expect("load the kernel object");
+    let mut dataplane = Dataplane::open(&Options { pin: None, flow_slots: 1 << 16, nat_sources: Vec::new() })
+        .expect("load the kernel object");
     dataplane.steering.apply(&[vip()], 0).expect("apply the VIP");
     let ids = dataplane.steering.services()[0].backends.clone();
     assert_eq!(ids, (0..u16::from(BACKENDS)).collect::<Vec<_>>(), "ids are given in order");
