@@ -41,6 +41,10 @@ const LINGER_SECONDS: u64 = 10;
 /// today, so that what the server still has of the old connection (Linux keeps TIME-WAIT for 60 s) meets no new one.
 const PORT_REST_SECONDS: u64 = 120;
 
+/// Seconds for which a half-open flow holds a port of one-armed `nat`: a forged SYN holds it as long, so that no more
+/// than the client's first three retransmits find the same port (1, 3 and 7 s after the SYN, RFC 6298).
+const PORT_HALF_OPEN_SECONDS: u64 = 8;
+
 /// An interface of the configuration, found on this host.
 pub type Interfaces = HashMap<String, Interface>;
 
@@ -222,7 +226,12 @@ pub fn timeouts(daemon: &config::Daemon, tick: Duration) -> sweep::Policy {
         linger: seconds(LINGER_SECONDS),
     };
     let udp = Limits { idle_timeout: ticks(daemon.udp_timeout), half_open: ticks(daemon.udp_timeout), ..tcp };
-    let ports = Limits { closing: seconds(PORT_REST_SECONDS), linger: seconds(PORT_REST_SECONDS), ..tcp };
+    let ports = Limits {
+        half_open: seconds(PORT_HALF_OPEN_SECONDS),
+        closing: seconds(PORT_REST_SECONDS),
+        linger: seconds(PORT_REST_SECONDS),
+        ..tcp
+    };
     sweep::Policy { tcp, udp, ports }
 }
 
