@@ -84,3 +84,38 @@ fn restart_only(before: &Config, after: &Config) -> anyhow::Result<()> {
     anyhow::ensure!(before.health == after.health, "[health] changes only with a restart");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::restart_only;
+    use crate::config::Config;
+
+    fn config(head: &str) -> Config {
+        let rest = "[[interface]]\nname = \"eth0\"\n[[vip]]\nname = \"chat\"\naddress = \"10.0.0.10\"\nport = 80\n\
+                    mode = \"l2\"\n[[vip.backend]]\nname = \"gpu-0\"\naddress = \"10.0.0.21\"\n";
+        Config::parse("lb.toml", &format!("{head}\n{rest}")).unwrap_or_else(|error| panic!("{head}: {error}"))
+    }
+
+    #[test]
+    fn what_only_a_restart_can_change_is_refused_with_the_way_out() {
+        let pinned = |rest: &str| config(&format!("[daemon]\npin = \"/sys/fs/bpf/a\"\n{rest}"));
+        let two = "[nat]\nsources = [\"10.0.0.200\", \"10.0.0.201\"]";
+        let swapped = "[nat]\nsources = [\"10.0.0.201\", \"10.0.0.200\"]";
+        for (what, before, after, words) in [
+            ("another table", config(""), config("[daemon]\nflows = 4096"), "`flows`"),
+            ("other probes", config(""), config("[health]\nrise = 9"), "[health]"),
+            ("new sources", config(""), config(two), "`sources` of [nat] change only with a restart"),
+            ("another order", config(two), config(swapped), "`sources` of [nat]"),
+            ("pinned sources", pinned(two), pinned(""), "once its directory is removed"),
+        ] {
+            let message = restart_only(&before, &after).expect_err(what).to_string();
+            assert!(message.contains(words), "{what}: {message}");
+        }
+        for (what, before, after) in [
+            ("another manner", config(two), config(&format!("{two}\nannounce = \"arp\""))),
+            ("another prefix", config(""), config("[tunnel]\nsource_v4 = \"172.16.0.0/16\"")),
+        ] {
+            assert!(restart_only(&before, &after).is_ok(), "{what}");
+        }
+    }
+}
