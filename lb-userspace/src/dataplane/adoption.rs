@@ -57,7 +57,7 @@ pub fn rows(
 }
 
 /// Every map by name: the size of its elements, how many there are, and whether it is mapped.
-pub fn shapes(meta: &Meta) -> [(&'static str, usize, usize, bool); 15] {
+pub fn shapes(meta: &Meta) -> [(&'static str, usize, usize, bool); 16] {
     let sets = sets(meta) as usize;
     [
         ("META", size_of::<Meta>(), 1, true),
@@ -73,6 +73,7 @@ pub fn shapes(meta: &Meta) -> [(&'static str, usize, usize, bool); 15] {
         ("TABLE", layout::TABLE_LINE * 2, meta.table_lines as usize, true),
         ("FLOWS", WAYS * 8, sets, true),
         ("FLOW_INFO", size_of::<layout::FlowInfo>(), sets * WAYS, true),
+        ("SOURCES", size_of::<Address>(), layout::MAX_SOURCES, true),
         ("TRAFFIC", size_of::<layout::Traffic>(), MAX_BACKENDS, false),
         ("REASONS_SEEN", size_of::<u64>(), layout::REASON_ELEMENTS, false),
     ]

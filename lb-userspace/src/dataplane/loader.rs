@@ -87,6 +87,8 @@ pub struct Maps {
     pub flows: Elements<[u64; WAYS]>,
     /// `FLOW_INFO`.
     pub flow_info: Elements<layout::FlowInfo>,
+    /// `SOURCES`.
+    pub sources: Elements<Address>,
 }
 
 /// What is loaded in the kernel.
@@ -324,6 +326,7 @@ impl Maps {
             table: element_map(ebpf, "TABLE", meta.table_lines as usize)?,
             flows: element_map(ebpf, "FLOWS", sets)?,
             flow_info: element_map(ebpf, "FLOW_INFO", sets * WAYS)?,
+            sources: element_map(ebpf, "SOURCES", layout::MAX_SOURCES)?,
         })
     }
 }

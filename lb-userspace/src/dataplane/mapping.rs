@@ -43,6 +43,7 @@ elements! {
     u64,
     [u64; lb_common::table::WAYS],
     [u16; lb_common::layout::TABLE_LINE],
+    lb_common::address::Address,
     lb_common::layout::Backend,
     lb_common::layout::Clock,
     lb_common::layout::Control,

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`loader`] | loading the object, or adopting what is pinned |
 //! | [`attach`] | the program on interfaces |
-//! | [`steering`] | VIP rows, tables and indexes; `backends` the ids and rows of backends |
+//! | [`steering`] | tables and indexes; `rows` what VIPs' rows say; `backends` the ids and rows of backends |
 //! | [`sweep`] | ageing and recounting the flow table |
 //! | [`clock`] | the kernel's tick |
 //! | [`counters`] | what is read out |
@@ -22,6 +22,7 @@ mod grace;
 mod index;
 pub mod loader;
 pub mod mapping;
+mod rows;
 pub mod spec;
 pub mod steering;
 pub mod sweep;

@@ -12,20 +12,20 @@ use std::{
 
 use lb_common::{
     address::{Address, Endpoint},
-    checksum::sum_endpoint,
     index::Handle,
-    layout::{Control, MAX_VIPS, Meta, Mode, TABLE_LINE, Total, VIP_IDS, Vip, server_endpoint, vip_flags},
+    layout::{Control, MAX_VIPS, Meta, Mode, TABLE_LINE, Total, VIP_IDS, Vip, server_endpoint},
     maglev::Member,
     pick::FLOW,
 };
 
 use super::{
-    adoption::{self, first_port_set},
+    adoption,
     arena::Arena,
     backends::Backends,
     error::Error,
     grace, index,
     loader::Maps,
+    rows,
     spec::{Sources, Standing, TunnelSource, VipSpec},
     table::{self, NoRoom, Table},
 };
@@ -42,7 +42,8 @@ pub struct Service {
     pub spec: VipSpec,
     /// Ids of `spec.backends`.
     pub backends: Vec<u16>,
-    table: Table,
+    /// Its table.
+    pub(super) table: Table,
 }
 
 /// What the kernel steers by.
@@ -78,6 +79,9 @@ impl Steering {
             arena.claim(lines.clone());
         }
         let backends = Backends::adopt(Arc::clone(&maps))?;
+        for (number, address) in nat_sources.iter().enumerate() {
+            maps.sources.write(number, address);
+        }
         Ok(Self {
             meta: maps.meta.read(0),
             maps,
@@ -200,7 +204,8 @@ impl Steering {
         let mut rows = HashMap::new();
         let mut taken: Vec<u16> = self.rows.values().map(|(handle, _)| handle.id()).collect();
         taken.extend(self.services.iter().map(|service| service.id));
-        for (endpoint, mut row) in self.wanted_rows() {
+        for (endpoint, mut row) in rows::wanted(&self.services, &self.meta, &self.nat_sources, &self.sources)
+        {
             let live = self.rows.get(&endpoint).copied();
             let id = match live {
                 Some((handle, _)) => handle.id(),
@@ -259,54 +264,6 @@ impl Steering {
         })?;
         self.retired.push(std::mem::replace(&mut service.table, table).lines);
         Ok(())
-    }
-
-    /// The rows that the services call for: their own, and one for each of their addresses.
-    fn wanted_rows(&self) -> Vec<(Endpoint, Vip)> {
-        let mut addresses = BTreeMap::new();
-        let mut rows = Vec::new();
-        for service in &self.services {
-            let spec = &service.spec;
-            rows.push((spec.endpoint, self.with_ports(service_row(service))));
-            let address = Endpoint::address_only(spec.endpoint.address);
-            let bare = Vip { endpoint: address, ..Vip::default() };
-            let row: &mut Vip = addresses.entry(address.address).or_insert(bare);
-            if let Some((interface, mac)) = spec.answers {
-                *row = Vip { flags: vip_flags::ANSWER_NEIGHBOURS, mac, interface, ..*row };
-            }
-        }
-        rows.extend(addresses.into_values().map(|row| (row.endpoint, row)));
-        rows.extend(
-            (0..self.nat_sources.len()).map(|number| self.source_row(number)).map(|row| (row.endpoint, row)),
-        );
-        rows
-    }
-
-    /// The row of a VIP, with the ports of its family's source addresses if it uses them.
-    fn with_ports(&self, row: Vip) -> Vip {
-        if row.flags & vip_flags::SOURCE_NAT == 0 {
-            return row;
-        }
-        let v4 = row.endpoint.address.is_v4();
-        let v4_sources = self.nat_sources.iter().filter(|address| address.is_v4()).count();
-        let (first, count) =
-            if v4 { (0, v4_sources) } else { (v4_sources, self.nat_sources.len() - v4_sources) };
-        Vip { ports: first_port_set(&self.meta, first), sources: count as u8, ..row }
-    }
-
-    /// The row of a source address, by which answers to it are found.
-    fn source_row(&self, number: usize) -> Vip {
-        let endpoint = Endpoint::address_only(self.nat_sources[number]);
-        let row = Vip {
-            endpoint,
-            flags: vip_flags::SOURCE_ADDRESS,
-            ports: first_port_set(&self.meta, number),
-            sources: 1,
-            checksum: sum_endpoint(&endpoint.address, 0),
-            ..Vip::default()
-        };
-        let Some((interface, mac)) = self.sources.answers else { return row };
-        Vip { flags: row.flags | vip_flags::ANSWER_NEIGHBOURS, mac, interface, ..row }
     }
 
     /// Writes a row beside the live one, if it differs from it.
@@ -369,31 +326,6 @@ const REAL_INDEX_WORD: usize = offset_of!(Control, real_index);
 
 fn exhausted(what: &'static str, name: &str) -> Error {
     Error::Exhausted { what, name: name.to_owned() }
-}
-
-fn service_row(service: &Service) -> Vip {
-    let (spec, table) = (&service.spec, &service.table);
-    Vip {
-        endpoint: spec.endpoint,
-        mode: spec.mode as u8,
-        flags: flag(spec.client_affinity, vip_flags::CLIENT_AFFINITY)
-            | flag(spec.gue, vip_flags::GUE)
-            | flag(spec.source_nat, vip_flags::SOURCE_NAT),
-        quic: spec.quic.map_or(0, |ids| ids.config << 4 | ids.length),
-        id: service.id,
-        table: table.first_entry(),
-        table_size: table.size,
-        members: table.first_member(),
-        member_count: table.members.len() as u16,
-        skip_bytes: spec.skip_bytes,
-        rule: spec.rule,
-        checksum: sum_endpoint(&spec.endpoint.address, spec.endpoint.port_be),
-        ..Vip::default()
-    }
-}
-
-const fn flag(set: bool, flag: u8) -> u8 {
-    if set { flag } else { 0 }
 }
 
 #[cfg(test)]

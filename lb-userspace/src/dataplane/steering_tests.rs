@@ -90,12 +90,32 @@ fn rows_say_how_each_mode_forwards() {
 }
 
 #[test]
+fn an_address_says_whether_some_vip_of_it_is_for_every_port() {
+    let (mut steering, maps) = steering(&[]);
+    let answers = Some((3, MAC.into()));
+    let any = VipSpec { answers, ..service("10.1.0.1:0", TCP, Mode::L2, &[("10.2.0.1:0", None)]) };
+    let one = VipSpec { answers, ..service("10.1.0.1:80", TCP, Mode::L2, &[("10.2.0.1:80", None)]) };
+    for (vips, expected) in [
+        (vec![any.clone(), one.clone()], vip_flags::ANY_PORT | vip_flags::ANSWER_NEIGHBOURS),
+        (vec![one.clone(), any], vip_flags::ANY_PORT | vip_flags::ANSWER_NEIGHBOURS),
+        (vec![one], vip_flags::ANSWER_NEIGHBOURS),
+    ] {
+        steering.apply(&vips, 0).expect("room for all");
+        let row = found(&maps, &Endpoint::address_only(address("10.1.0.1")));
+        assert_eq!((row.flags, row.interface), (expected, 3));
+    }
+}
+
+#[test]
 fn source_addresses_have_rows_and_their_vips_the_first_set_of_their_family() {
     let addresses = ["10.0.0.200", "10.0.0.201", "fd00::200"];
     let (mut steering, maps) = steering(&addresses);
     let one_armed = |vip, real| VipSpec { source_nat: true, ..service(vip, TCP, Mode::Nat, &[(real, None)]) };
     let vips = [one_armed("10.1.0.1:80", "10.2.0.1:80"), one_armed("[fd01::1]:80", "[fd02::1]:80")];
     let answering = Sources { answers: Some((3, MAC.into())), ..Sources::default() };
+    for (number, source) in addresses.into_iter().enumerate() {
+        assert_eq!(maps.sources.read(number), address(source), "its place");
+    }
     for (sources, flags, interface) in [
         (Sources::default(), vip_flags::SOURCE_ADDRESS, 0),
         (answering, vip_flags::SOURCE_ADDRESS | vip_flags::ANSWER_NEIGHBOURS, 3),

@@ -5,7 +5,7 @@ use std::{os::fd::AsFd as _, sync::Arc};
 use lb_common::{
     address::{Address, Endpoint},
     index::{Active, BUCKETS, HANDLES, Handle},
-    layout::{LAYOUT, Meta, PORT_SETS, VIP_IDS, Vip},
+    layout::{LAYOUT, MAX_SOURCES, Meta, PORT_SETS, VIP_IDS, Vip},
     siphash::Key,
     slot::MAX_BACKENDS,
     table::WAYS,
@@ -46,6 +46,7 @@ pub fn maps(nat_sources: u32) -> Arc<Maps> {
         table: elements(meta.table_lines as usize),
         flows: elements(sets),
         flow_info: elements(sets * WAYS),
+        sources: elements(MAX_SOURCES),
     };
     maps.meta.write(0, &meta);
     Arc::new(maps)
