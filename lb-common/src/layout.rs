@@ -5,6 +5,7 @@
 
 use crate::{
     address::{Address, Endpoint, Mac},
+    event::Event,
     index,
     reason::{REASONS, Reason},
     siphash::Key,
@@ -78,6 +79,7 @@ pub const LAYOUT: u64 = {
         size_of::<FlowInfo>(),
         size_of::<Histogram>(),
         size_of::<Traffic>(),
+        size_of::<Event>(),
         MAX_BACKENDS,
         VIP_IDS,
         index::BUCKETS as usize,
@@ -439,5 +441,6 @@ const _: () = {
     assert!(size_of::<FlowInfo>() == LINE);
     assert!(size_of::<Histogram>().is_multiple_of(LINE));
     assert!(size_of::<Traffic>() == LINE);
+    assert!(size_of::<Event>() == 72 + 16 * 40);
     assert!(size_of::<[u16; TABLE_LINE]>() == LINE);
 };

@@ -6,6 +6,7 @@
 //! | [`address`] | how addresses and endpoints are written down and hashed for the indexes |
 //! | [`branchless`] | nothing: comparisons that the verifier can follow |
 //! | [`checksum`] | how an Internet checksum follows a rewrite |
+//! | [`event`] | which flows are reported, and what a report holds |
 //! | [`flow`] | a flow's key and its keyed hash |
 //! | [`fragment`] | where the later fragments of a packet go |
 //! | [`header`] | which headers stand before the transport's, which ICMP messages are about a flow |
@@ -33,6 +34,7 @@ extern crate std;
 pub mod address;
 pub mod branchless;
 pub mod checksum;
+pub mod event;
 pub mod flow;
 pub mod fragment;
 pub mod header;

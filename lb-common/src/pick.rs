@@ -37,8 +37,11 @@ const EXPLORE: u64 = 128;
 /// a million flows at nominal cost, 16,000 at the highest, are told apart.
 const LOAD_SHIFT: u32 = 8;
 
-/// Loads at or above this are of candidates that are at their limit.
-const FULL: u64 = 1 << 30;
+/// The load of a backend of nominal cost without a flow, the one to come counted in.
+pub const LOAD_ONE: u64 = (FLOW as u64 * COST_ONE as u64) >> LOAD_SHIFT;
+
+/// Loads at or above this are of candidates that are at their limit; the bits below are the load itself.
+pub const FULL: u64 = 1 << 30;
 
 /// Loads at or above this are of candidates that cannot take a flow.
 const NEVER: u64 = 1 << 31;
@@ -183,6 +186,21 @@ pub enum Why {
     First = 4,
     /// The next in the member list that can take a flow: the round robin's turn, or the last resort.
     NextMember = 5,
+}
+
+impl Why {
+    /// From its number in an event; none for other numbers.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => Self::Least,
+            1 => Self::AllFull,
+            2 => Self::Explored,
+            3 => Self::WithinBound,
+            4 => Self::First,
+            5 => Self::NextMember,
+            _ => return None,
+        })
+    }
 }
 
 /// A choice among candidates.
@@ -358,9 +376,15 @@ fn first_drawn<P: Pool>(context: &Context, pool: &P, policy: Policy) -> Option<O
     Some(None)
 }
 
-/// A candidate for [`least`]: every member of a small VIP, else a draw.
+/// How many candidates of a VIP a pick by load weighs, at most [`CANDIDATES`].
 #[inline(always)]
-fn candidate<P: Pool>(context: &Context, pool: &P, number: u32) -> u16 {
+pub const fn weighed(members: u32) -> u32 {
+    if members <= CANDIDATES as u32 { members } else { DRAWS }
+}
+
+/// Candidate `number` of those that a pick by load weighs: every member of a small VIP, else a draw.
+#[inline(always)]
+pub fn candidate<P: Pool>(context: &Context, pool: &P, number: u32) -> u16 {
     if context.members <= CANDIDATES as u32 {
         pool.member(number)
     } else {
@@ -371,7 +395,7 @@ fn candidate<P: Pool>(context: &Context, pool: &P, number: u32) -> u16 {
 #[inline(always)]
 fn least<P: Pool>(context: &Context, pool: &P) -> Option<Option<Choice>> {
     let lens = Lens::of::<P>(context);
-    let count = if context.members <= CANDIDATES as u32 { context.members } else { DRAWS };
+    let count = weighed(context.members);
     let mut loads = [NEVER as u32; CANDIDATES];
     let mut smallest = NEVER;
     for (number, slot) in loads.iter_mut().enumerate() {

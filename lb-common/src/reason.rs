@@ -29,6 +29,11 @@ macro_rules! reasons {
                 match self { $(Self::$name => $text,)* }
             }
 
+            /// From its number; none for other numbers.
+            pub fn from_number(number: u8) -> Option<Self> {
+                Self::ALL.get(number as usize).copied()
+            }
+
             /// What was done with the packet.
             #[inline(always)]
             pub const fn action(self) -> Action {

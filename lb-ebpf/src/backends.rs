@@ -12,6 +12,7 @@ use lb_common::{
 use crate::{
     flows::jiffies,
     maps::{BACKENDS, CONTROL, LOADS, REAL_INDEX, STALE_AFTER, TABLE, TOTALS, VIP_INDEX, VIPS},
+    trace,
     word::{Opaque, fetch_add_u32},
 };
 
@@ -106,6 +107,18 @@ pub fn choose(element: u32, policy: u8, hash: u64, flow_hash: u64) -> Option<u16
     (choice != NOTHING).then_some(choice as u16)
 }
 
+/// The same for a new flow; when it is to be reported, what the pick sees is noted.
+#[inline(always)]
+pub fn choose_new(element: u32, policy: u8, hash: u64, flow_hash: u64) -> Option<u16> {
+    if !trace::wanted(flow_hash) {
+        return choose(element, policy, hash, flow_hash);
+    }
+    trace::guidevane_trace_begin(element, policy.into(), hash, flow_hash);
+    let choice = guidevane_choose(element, policy.into(), hash, flow_hash);
+    trace::guidevane_trace_chosen((choice >> 16) as u32);
+    (choice != NOTHING).then_some(choice as u16)
+}
+
 /// What [`guidevane_choose`] gives when no backend can take the flow.
 const NOTHING: u64 = u64::MAX;
 
@@ -123,9 +136,15 @@ pub extern "C" fn guidevane_choose(element: u32, policy: u32, hash: u64, flow_ha
 #[inline(always)]
 fn choose_among(element: u32, policy: u8, hash: u64, flow_hash: u64) -> Option<Choice> {
     let vip = VIPS.get(element)?;
+    pick(&context(vip, policy, hash, flow_hash)?, &Maps { vip })
+}
+
+/// What holds for all candidates of a VIP's pick.
+#[inline(always)]
+pub fn context(vip: &Vip, policy: u8, hash: u64, flow_hash: u64) -> Option<Context> {
     let total = TOTALS.get(u32::from(vip.id))?;
     let control = CONTROL.get(0)?;
-    let context = Context {
+    Some(Context {
         rule: Rule { policy, ..vip.rule },
         hash,
         flow_hash,
@@ -136,8 +155,7 @@ fn choose_among(element: u32, policy: u8, hash: u64, flow_hash: u64) -> Option<C
         total: live::<Opaque>(&total.gauges, total.opening_cap, total.duty),
         silence: since(control.heartbeat),
         patience: u64::from(STALE_AFTER.load()),
-    };
-    pick(&context, &Maps { vip })
+    })
 }
 
 /// Jiffies since a heartbeat; the daemon's reckoning may be a tick ahead, and that is no silence at all.
@@ -148,8 +166,9 @@ fn since(heartbeat: u64) -> u64 {
 }
 
 /// A VIP's backends as the maps hold them at this moment.
-struct Maps {
-    vip: &'static Vip,
+pub struct Maps {
+    /// The VIP's live row.
+    pub vip: &'static Vip,
 }
 
 impl Maps {
@@ -181,16 +200,7 @@ impl Pool for Maps {
 
     #[inline(always)]
     fn look(&self, id: u16) -> Option<Candidate> {
-        let control = BACKENDS.get(u32::from(id))?.control;
-        let load = LOADS.get(u32::from(id))?;
-        Some(Candidate {
-            lacks: (control & backend_bits::ELIGIBLE) ^ backend_bits::ELIGIBLE,
-            gauges: load.gauges,
-            steer: Steer::from_word(load.steer),
-            limit: load.limit,
-            static_cost: load.static_cost,
-            share: load.share,
-        })
+        look(id)
     }
 
     #[inline(always)]
@@ -199,4 +209,19 @@ impl Pool for Maps {
         // SAFETY: a field of a map element, aligned.
         unsafe { fetch_add_u32(&raw mut (*total).cursor, 1) }
     }
+}
+
+/// A backend as it is now; none when there is no such id.
+#[inline(always)]
+pub fn look(id: u16) -> Option<Candidate> {
+    let control = BACKENDS.get(u32::from(id))?.control;
+    let load = LOADS.get(u32::from(id))?;
+    Some(Candidate {
+        lacks: (control & backend_bits::ELIGIBLE) ^ backend_bits::ELIGIBLE,
+        gauges: load.gauges,
+        steer: Steer::from_word(load.steer),
+        limit: load.limit,
+        static_cost: load.static_cost,
+        share: load.share,
+    })
 }

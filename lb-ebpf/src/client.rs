@@ -20,6 +20,7 @@ use crate::{
     packet::{self, Packet},
     quic,
     steer::Verdict,
+    trace,
 };
 
 /// A client's packet, TCP or UDP. A global function: see [`crate::steer`].
@@ -36,7 +37,7 @@ pub extern "C" fn guidevane_client(ctx: *mut xdp_md) -> u64 {
 }
 
 /// A backend, how it was found, and why.
-type Found = Result<(u16, Way, Reason), Reason>;
+pub type Found = Result<(u16, Way, Reason), Reason>;
 
 /// The VIP at an endpoint: that of its very port, or else that of all ports of its address.
 #[inline(always)]
@@ -103,7 +104,7 @@ pub fn by_table(element: u32, vip: &Vip, key: &FlowKey, hash: u64) -> Result<u16
     backends::choose(element, Policy::Hash as u8, affinity, hash).ok_or(Reason::NoBackend)
 }
 
-/// A new flow, or one that is picked anew.
+/// A new flow, or one that is picked anew; reported if it is sampled.
 #[inline(always)]
 fn open(
     ctx: &XdpContext,
@@ -114,8 +115,23 @@ fn open(
     flow: &Flow,
     segment: &Segment,
 ) -> Found {
+    let found = enter(ctx, packet, element, vip, hash, flow, segment);
+    trace::outcome(packet, vip.id, &found);
+    found
+}
+
+#[inline(always)]
+fn enter(
+    ctx: &XdpContext,
+    packet: &Packet,
+    element: u32,
+    vip: &Vip,
+    hash: u64,
+    flow: &Flow,
+    segment: &Segment,
+) -> Found {
     let affinity = affinity(vip, &packet.flow_to(vip.id), hash);
-    let backend = backends::choose(element, vip.rule.policy, affinity, hash).ok_or(Reason::NoBackend)?;
+    let backend = backends::choose_new(element, vip.rule.policy, affinity, hash).ok_or(Reason::NoBackend)?;
     let entered = if flow.is_known() {
         match flow.reopen(vip.id, backend) {
             Ok(number) => Some(number),

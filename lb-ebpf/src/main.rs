@@ -12,6 +12,7 @@
 //! | [`fragments`], [`icmp`], [`neighbour`] | what has no ports of its own |
 //! | [`deliver`], [`forward`], [`tunnel`], [`too_big`] | sending on: by mode, rewriting, wrapping, refusing |
 //! | [`flows`], [`backends`], [`ports`], [`quic`] | look-ups: the flow table, rows and the pick, source ports, server IDs |
+//! | [`trace`] | reports of sampled new flows |
 //! | [`bytes`], [`maps`], [`word`] | memory: the packet's and the maps' |
 
 #![no_std]
@@ -36,6 +37,7 @@ mod quic;
 mod server;
 mod steer;
 mod too_big;
+mod trace;
 mod tunnel;
 mod word;
 

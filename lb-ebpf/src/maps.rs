@@ -3,11 +3,12 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, PerCpuArray},
+    btf_maps::{Array, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use lb_common::{
     address::Address,
+    event::{Event, RING_BYTES},
     index,
     layout::{
         Backend, Clock, Control, FLOW_SETS, FRAGMENT_SETS, FlowInfo, Histogram, Load, MAX_SOURCES, Meta,
@@ -73,6 +74,13 @@ pub static PACKET: PerCpuArray<Packet, 2> = PerCpuArray::new();
 pub static TRAFFIC: PerCpuArray<Traffic, MAX_BACKENDS> = PerCpuArray::new();
 #[btf_map]
 pub static REASONS_SEEN: PerCpuArray<u64, REASON_ELEMENTS> = PerCpuArray::new();
+#[btf_map]
+pub static EVENTS: RingBuf<Event, RING_BYTES> = RingBuf::new();
+#[btf_map]
+pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
+/// The event that a CPU is about to report.
+#[btf_map]
+pub static TRACED: PerCpuArray<Event, 1> = PerCpuArray::new();
 
 /// A set of the flow table.
 #[inline(always)]
