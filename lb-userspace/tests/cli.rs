@@ -7,10 +7,13 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use guidevane::api::{
-    AdminState, Backend, Change, CommandError, Daemon, Flows, GovernorMode, Handler, Health, HealthState,
-    Interface, Kernel, NatSource, NextHop, Reported, Server, Snapshot, Vip,
+    AdminState, Backend, Candidate, Change, CommandError, Daemon, Events, FlowEvent, Flows, GovernorMode,
+    Handler, Health, HealthState, Interface, Kernel, Lost, NatSource, NextHop, Outcome, Reported, Server,
+    Snapshot, TraceRequest, Tracing, Vip, Why,
 };
 use guidevane::config::{Encap, ForwardMode, PolicyKind, Protocol, XdpMode};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::runtime::Runtime;
 
 const SUCCESS: Option<i32> = Some(0);
@@ -126,6 +129,7 @@ fn snapshot() -> Snapshot {
             },
             flows: Flows { slots: 1_048_576, used: 1234, evictions: 5 },
             nat_sources: vec![NatSource { address: "fd00::200".parse().unwrap(), ports: 64_512, used: 17 }],
+            events: Events { sample: 0, lost: 0 },
         },
         vips: vec![chat, code, voice],
         drops: BTreeMap::from([("no-backend".to_owned(), 17), ("bad-checksum".to_owned(), 0)]),
@@ -193,7 +197,83 @@ impl FakeDaemon {
     }
 }
 
+/// Two flows, and no more.
+struct FakeTrace(std::vec::IntoIter<FlowEvent>);
+
+impl Tracing for FakeTrace {
+    async fn next(&mut self) -> Option<FlowEvent> {
+        match self.0.next() {
+            Some(event) => Some(event),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn lost(&self) -> Lost {
+        Lost { kernel: 5, reader: 0 }
+    }
+}
+
+fn events() -> Vec<FlowEvent> {
+    let candidate = Candidate {
+        backend: "gpu-0".to_owned(),
+        picked: true,
+        load: 1.0,
+        opening: 0,
+        awaiting: 0,
+        streaming: 0,
+        idle: 0,
+        cost: 1.0,
+        correction: 0.0,
+        limit: None,
+        at_limit: false,
+        over_bound: false,
+        lacks: Vec::new(),
+    };
+    let opened = FlowEvent {
+        unix_seconds: 1_700_000_000.0,
+        outcome: Outcome::Opened,
+        reason: "new_flow".to_owned(),
+        vip: "chat".to_owned(),
+        client: "192.0.2.7:40000".parse().unwrap(),
+        backend: Some("gpu-0".to_owned()),
+        mtu: None,
+        policy: PolicyKind::Least,
+        why: Some(Why::Least),
+        hash: "0123456789abcdef".to_owned(),
+        cpu: 1,
+        governor_silent: false,
+        moved: false,
+        candidates: vec![candidate],
+    };
+    let refused = FlowEvent {
+        outcome: Outcome::Refused,
+        reason: "no_backend".to_owned(),
+        backend: None,
+        why: None,
+        candidates: Vec::new(),
+        ..opened.clone()
+    };
+    vec![opened, refused]
+}
+
+const TRACE: &str = "\
+2023-11-14T22:13:20.000000Z  192.0.2.7:40000 -> chat -> gpu-0  new_flow, least: the smallest load
+    PICK  BACKEND  LOAD  OPENING  AWAITING  STREAMING  IDLE  COST  CORRECTION  LIMIT  BUT
+    *     gpu-0    1.00        0         0          0     0  1.00        +0.0      -
+2023-11-14T22:13:20.000000Z  192.0.2.7:40000 -> chat, dropped  no_backend, least
+2 events, 5 lost in the kernel, 0 on the way here
+";
+
 impl Handler for FakeDaemon {
+    type Trace = FakeTrace;
+
+    async fn trace(&self, request: &TraceRequest) -> Result<FakeTrace, CommandError> {
+        match &request.vip {
+            Some(name) if name != "chat" => Err(CommandError::UnknownVip { name: name.clone() }),
+            _ => Ok(FakeTrace(events().into_iter())),
+        }
+    }
+
     async fn status(&self) -> Result<Snapshot, CommandError> {
         Ok(snapshot())
     }
@@ -285,6 +365,35 @@ fn watch_repeats_until_its_reader_goes_away() {
 }
 
 #[test]
+fn a_trace_shows_flows_and_ends_with_what_was_lost() {
+    let output = Running::start().guidevane(&["trace", "--vip", "chat", "--count", "2"]);
+    assert_output(&output, SUCCESS, TRACE, "");
+    let output = Running::start().guidevane(&["trace", "--vip", "nope"]);
+    let message = "error: no VIP is named `nope`; `guidevane status` lists them\n";
+    assert_output(&output, FAILURE, "", message);
+}
+
+#[test]
+fn a_json_trace_that_is_interrupted_still_says_what_was_lost() {
+    let daemon = Running::start();
+    let mut child = guidevane()
+        .args(["trace", "--json", "--client", "192.0.2.0/24", "--reason", "new_flow", "--every", "8"])
+        .env("GUIDEVANE_SOCKET", &daemon.socket)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<serde_json::Value>(&lines.next().unwrap().unwrap()).unwrap();
+    for event in events() {
+        assert_eq!(serde_json::from_value::<FlowEvent>(next()["event"].take()).unwrap(), event);
+    }
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    let end = serde_json::json!({"traced": {"events": 2, "lost": {"kernel": 5, "reader": 0}}});
+    assert_eq!(next(), end);
+    assert_eq!(child.wait().unwrap().code(), SUCCESS);
+}
+
+#[test]
 fn drain_and_resume_print_old_and_new_state() {
     let daemon = Running::start();
     let backends = |verb| daemon.guidevane(&["backends", verb, "gpu-0"]);
@@ -352,6 +461,9 @@ fn a_wrong_command_line_is_a_usage_error() {
         &["backends"],
         &["backends", "drain"],
         &["config", "check"],
+        &["trace", "--every", "0"],
+        &["trace", "--client", "192.0.2.0/33"],
+        &["trace", "--reason", "magic"],
     ];
     for arguments in cases {
         let output = guidevane().args(*arguments).output().unwrap();

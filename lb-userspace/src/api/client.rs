@@ -1,11 +1,12 @@
 //! The command line's end: blocking, one request at a time.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Change, Request, Response, Snapshot};
+use super::{Change, FlowEvent, Request, Response, Snapshot, TraceRequest, Traced};
 
 /// Longest wait for an answer; a daemon answers within milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -106,6 +107,20 @@ impl Client {
         self.command(&Request::Resume { backend: backend.to_owned() })
     }
 
+    /// Begins a trace.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a refusal comes with the first event.
+    pub fn trace(mut self, request: &TraceRequest) -> Result<Tracer, ClientError> {
+        // Events come when they come.
+        let begin = |client: &mut Self| {
+            client.stream.get_ref().set_read_timeout(None)?;
+            client.send(&Request::Trace(request.clone()))
+        };
+        begin(&mut self).map_err(|error| self.silent(error.to_string()))?;
+        Ok(Tracer(self))
+    }
+
     fn command(&mut self, request: &Request) -> Result<Change, ClientError> {
         match self.request(request)? {
             Response::Change(change) => Ok(change),
@@ -114,7 +129,12 @@ impl Client {
     }
 
     fn request(&mut self, request: &Request) -> Result<Response, ClientError> {
-        let answer = self.exchange(request).map_err(|error| self.silent(error.to_string()))?;
+        self.send(request).map_err(|error| self.silent(error.to_string()))?;
+        self.receive()
+    }
+
+    fn receive(&mut self) -> Result<Response, ClientError> {
+        let answer = self.read_line().map_err(|error| self.silent(error.to_string()))?;
         if answer.is_empty() {
             return Err(self.silent("it closed the connection".to_owned()));
         }
@@ -125,10 +145,13 @@ impl Client {
         }
     }
 
-    fn exchange(&mut self, request: &Request) -> io::Result<Vec<u8>> {
+    fn send(&mut self, request: &Request) -> io::Result<()> {
         let mut bytes = serde_json::to_vec(request)?;
         bytes.push(b'\n');
-        self.stream.get_mut().write_all(&bytes)?;
+        self.stream.get_mut().write_all(&bytes)
+    }
+
+    fn read_line(&mut self) -> io::Result<Vec<u8>> {
         let mut answer = Vec::new();
         self.stream.by_ref().take(MAX_RESPONSE_BYTES).read_until(b'\n', &mut answer)?;
         Ok(answer)
@@ -146,8 +169,38 @@ impl Client {
         let kind = match response {
             Response::Status(_) => "a status",
             Response::Change(_) => "a change",
+            Response::Event(_) => "an event",
+            Response::Traced(_) => "the end of a trace",
             Response::Error { .. } => "an error",
         };
         self.garbled(format!("it is {kind}, which was not asked for"))
+    }
+}
+
+/// A trace under way.
+#[derive(Debug)]
+pub struct Tracer(Client);
+
+impl Tracer {
+    /// The next event, or how the trace ended; waits for as long as it takes.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn receive(&mut self) -> Result<Result<FlowEvent, Traced>, ClientError> {
+        match self.0.receive()? {
+            Response::Event(event) => Ok(Ok(*event)),
+            Response::Traced(traced) => Ok(Err(traced)),
+            other => Err(self.0.unexpected(&other)),
+        }
+    }
+
+    /// What ends the trace from another thread: [`Tracer::receive`] then comes to its end.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub fn stopper(&self) -> Result<impl FnOnce() + Send + use<>, ClientError> {
+        let stream = self.0.stream.get_ref().try_clone().map_err(|error| self.0.silent(error.to_string()))?;
+        // A connection that is gone has ended the trace already.
+        Ok(move || drop(stream.shutdown(Shutdown::Write)))
     }
 }

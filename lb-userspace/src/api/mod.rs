@@ -4,24 +4,29 @@
 //! {"status":{}}                     {"status":{"daemon":{..},"vips":[..],"drops":{..},"passes":{..}}}
 //! {"drain":{"backend":"gpu-0"}}     {"change":{"backend":"gpu-0","before":"active","after":"draining"}}
 //! {"resume":{"backend":"gpu-9"}}    {"error":{"message":"no backend is named `gpu-9`; .."}}
+//! {"trace":{"vip":"chat"}}          {"event":{..}} {"event":{..}} .. {"traced":{"events":2,"lost":{..}}}
 //! ```
+//!
+//! A trace goes on until it has its count, or until the client sends another line or nothing more.
 //!
 //! Owns the wire format and both ends of it. It decides nothing: the daemon answers through [`Handler`].
 
 mod client;
 mod server;
 mod snapshot;
+mod trace;
 
 use std::future::Future;
 
 use serde::{Deserialize, Serialize};
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Tracer};
 pub use server::{BindError, Server};
 pub use snapshot::{
-    AdminState, Backend, Daemon, Flows, GovernorMode, Health, HealthState, Interface, Kernel, NatSource,
-    NextHop, Reported, Snapshot, Vip,
+    AdminState, Backend, Daemon, Events, Flows, GovernorMode, Health, HealthState, Interface, Kernel,
+    NatSource, NextHop, Reported, Snapshot, Vip,
 };
+pub use trace::{Candidate, FlowEvent, Lack, Lost, Outcome, TraceRequest, Traced, Tracing, Why};
 
 /// Longest request line, in bytes without its line feed; a longer one is refused and skipped.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -42,6 +47,8 @@ pub enum Request {
         /// Name of the backend.
         backend: String,
     },
+    /// Events of new flows as they come.
+    Trace(TraceRequest),
 }
 
 /// The response to a [`Request`].
@@ -52,6 +59,10 @@ pub enum Response {
     Status(Box<Snapshot>),
     /// To `drain` and `resume`.
     Change(Change),
+    /// To `trace`, once for each event.
+    Event(Box<FlowEvent>),
+    /// To `trace`, at its end.
+    Traced(Traced),
     /// The request was refused or failed; nothing changed.
     Error {
         /// Why, with the remedy where one is known.
@@ -85,6 +96,12 @@ pub enum CommandError {
         /// Name that was asked for.
         name: String,
     },
+    /// The configuration has no such VIP.
+    #[error("no VIP is named `{name}`; `guidevane status` lists them")]
+    UnknownVip {
+        /// Name that was asked for.
+        name: String,
+    },
     /// The data plane refused.
     #[error("backend `{name}` is unchanged: {reason}")]
     Failed {
@@ -97,6 +114,9 @@ pub enum CommandError {
 
 /// The daemon, as the admin socket sees it. Calls may come from several connections at once.
 pub trait Handler: Send + Sync + 'static {
+    /// A trace under way.
+    type Trace: Tracing;
+
     /// The state now.
     fn status(&self) -> impl Future<Output = Result<Snapshot, CommandError>> + Send;
 
@@ -105,6 +125,10 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Gives new flows to a backend again.
     fn resume(&self, backend: &str) -> impl Future<Output = Result<Change, CommandError>> + Send;
+
+    /// Begins a trace, which lasts until it is dropped; `count` is not its business.
+    fn trace(&self, request: &TraceRequest)
+    -> impl Future<Output = Result<Self::Trace, CommandError>> + Send;
 }
 
 #[cfg(test)]

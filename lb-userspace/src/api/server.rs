@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::{CommandError, Handler, MAX_REQUEST_BYTES, Request, Response};
+use super::{
+    CommandError, Handler, MAX_REQUEST_BYTES, Request, Response, TraceRequest, Traced, Tracing as _,
+};
 
 /// Owner and group may command the daemon, nobody else.
 const SOCKET_MODE: u32 = 0o660;
@@ -22,6 +25,8 @@ const DIRECTORY_MODE: u32 = 0o750;
 const MAX_CONNECTIONS: usize = 64;
 /// A connection that sends no whole request, or takes no response, for so long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A trace whose client takes no event for so long is closed: long enough to read what is on the screen.
+const TRACE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Pause after a failed accept (out of file descriptors), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -142,14 +147,49 @@ async fn converse<H: Handler>(stream: UnixStream, handler: &H) -> io::Result<()>
     let mut line = Vec::new();
     loop {
         let response = match tokio::time::timeout(IDLE_TIMEOUT, read_line(&mut reader, &mut line)).await?? {
-            Line::Whole => answer(&line, handler).await,
+            Line::Whole => match serde_json::from_slice(&line) {
+                Ok(Request::Trace(request)) => trace(&request, &mut reader, &mut writer, handler).await?,
+                Ok(Request::Status {}) => answer(handler.status().await, |it| Response::Status(Box::new(it))),
+                Ok(Request::Drain { backend }) => answer(handler.drain(&backend).await, Response::Change),
+                Ok(Request::Resume { backend }) => answer(handler.resume(&backend).await, Response::Change),
+                Err(error) => refusal(format!("not a request: {error}")),
+            },
             Line::TooLong => refusal(format!("the request is longer than {MAX_REQUEST_BYTES} bytes")),
             Line::End => return Ok(()),
         };
-        let mut bytes = serde_json::to_vec(&response)?;
-        bytes.push(b'\n');
-        tokio::time::timeout(IDLE_TIMEOUT, writer.write_all(&bytes)).await??;
+        send(&mut writer, &response, IDLE_TIMEOUT).await?;
     }
+}
+
+async fn send(writer: &mut OwnedWriteHalf, response: &Response, patience: Duration) -> io::Result<()> {
+    let mut bytes = serde_json::to_vec(response)?;
+    bytes.push(b'\n');
+    tokio::time::timeout(patience, writer.write_all(&bytes)).await?
+}
+
+/// Sends events until there are as many as asked for or the client has something else to say, or nothing
+/// more; gives what is to be said at the end.
+async fn trace<H: Handler>(
+    request: &TraceRequest,
+    reader: &mut (impl AsyncBufRead + Unpin),
+    writer: &mut OwnedWriteHalf,
+    handler: &H,
+) -> io::Result<Response> {
+    let mut trace = match handler.trace(request).await {
+        Ok(trace) => trace,
+        Err(error) => return Ok(refusal(error.to_string())),
+    };
+    let mut events = 0;
+    while request.count.is_none_or(|count| events < count) {
+        let next = tokio::select! {
+            next = trace.next() => next,
+            said = reader.fill_buf() => said.map(|_| None)?,
+        };
+        let Some(event) = next else { break };
+        send(writer, &Response::Event(Box::new(event)), TRACE_TIMEOUT).await?;
+        events += 1;
+    }
+    Ok(Response::Traced(Traced { events, lost: trace.lost() }))
 }
 
 enum Line {
@@ -187,19 +227,8 @@ async fn read_line(reader: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>)
     }
 }
 
-async fn answer<H: Handler>(line: &[u8], handler: &H) -> Response {
-    let change = match serde_json::from_slice(line) {
-        Err(error) => return refusal(format!("not a request: {error}")),
-        Ok(Request::Status {}) => {
-            return match handler.status().await {
-                Ok(snapshot) => Response::Status(Box::new(snapshot)),
-                Err(error) => refusal(error.to_string()),
-            };
-        }
-        Ok(Request::Drain { backend }) => handler.drain(&backend).await,
-        Ok(Request::Resume { backend }) => handler.resume(&backend).await,
-    };
-    change.map_or_else(|error: CommandError| refusal(error.to_string()), Response::Change)
+fn answer<T>(result: Result<T, CommandError>, response: impl FnOnce(T) -> Response) -> Response {
+    result.map_or_else(|error| refusal(error.to_string()), response)
 }
 
 fn refusal(message: String) -> Response {

@@ -39,6 +39,17 @@ pub struct Daemon {
     pub flows: Flows,
     /// Source addresses of one-armed `nat`, IPv4 first.
     pub nat_sources: Vec<NatSource>,
+    /// Events of single flows.
+    pub events: Events,
+}
+
+/// Events of single flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Events {
+    /// One in this many new flows is reported, by what traces ask for; 0 while there is none.
+    pub sample: u32,
+    /// Events that the kernel had no room for.
+    pub lost: u64,
 }
 
 /// What the governor may do.

@@ -8,13 +8,16 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use lb_common::reason::Reason;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use super::{
-    AdminState, BindError, Change, Client, ClientError, CommandError, Daemon, Flows, GovernorMode, Handler,
-    Kernel, MAX_REQUEST_BYTES, Server, Snapshot,
+    AdminState, BindError, Change, Client, ClientError, CommandError, Daemon, Events, FlowEvent, Flows,
+    GovernorMode, Handler, Kernel, Lost, MAX_REQUEST_BYTES, Outcome, Server, Snapshot, TraceRequest, Traced,
+    Tracing, Why,
 };
+use crate::config::PolicyKind;
 
 struct FakeDaemon {
     gpu_0: Mutex<AdminState>,
@@ -35,7 +38,51 @@ impl FakeDaemon {
     }
 }
 
+/// Events that are there, and none after them until the trace is dropped.
+struct FakeTrace(std::vec::IntoIter<FlowEvent>);
+
+impl Tracing for FakeTrace {
+    async fn next(&mut self) -> Option<FlowEvent> {
+        match self.0.next() {
+            Some(event) => Some(event),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn lost(&self) -> Lost {
+        Lost { kernel: 2, reader: 3 }
+    }
+}
+
+fn event(cpu: u16) -> FlowEvent {
+    FlowEvent {
+        unix_seconds: 1.5,
+        outcome: Outcome::Opened,
+        reason: "new_flow".to_owned(),
+        vip: "chat".to_owned(),
+        client: "192.0.2.7:40000".parse().unwrap(),
+        backend: Some("gpu-0".to_owned()),
+        mtu: None,
+        policy: PolicyKind::Least,
+        why: Some(Why::Least),
+        hash: "00".to_owned(),
+        cpu,
+        governor_silent: false,
+        moved: false,
+        candidates: Vec::new(),
+    }
+}
+
 impl Handler for FakeDaemon {
+    type Trace = FakeTrace;
+
+    async fn trace(&self, request: &TraceRequest) -> Result<FakeTrace, CommandError> {
+        match &request.vip {
+            Some(name) => Err(CommandError::UnknownVip { name: name.clone() }),
+            None => Ok(FakeTrace((0..5).map(event).collect::<Vec<_>>().into_iter())),
+        }
+    }
+
     async fn status(&self) -> Result<Snapshot, CommandError> {
         Ok(Snapshot {
             daemon: Daemon {
@@ -46,6 +93,7 @@ impl Handler for FakeDaemon {
                 kernel: Kernel { sha256: "00".to_owned(), pinned: false, interfaces: Vec::new() },
                 flows: Flows { slots: 4096, used: 7, evictions: 0 },
                 nat_sources: Vec::new(),
+                events: Events { sample: 0, lost: 0 },
             },
             vips: Vec::new(),
             drops: BTreeMap::from([("no-backend".to_owned(), 3)]),
@@ -313,4 +361,83 @@ fn an_answer_of_another_version_is_called_so() {
     }
     let error = answer("");
     assert!(matches!(error, ClientError::Silent { .. }), "{error}");
+}
+
+/// A trace that ends after as many events as there are.
+fn finite(count: u64) -> TraceRequest {
+    TraceRequest { count: Some(count), ..TraceRequest::default() }
+}
+
+#[test]
+fn a_trace_ends_after_its_count_and_says_what_was_lost() {
+    let server = Running::start();
+    let mut tracer = server.client().trace(&finite(3)).unwrap();
+    for cpu in 0..3 {
+        assert_eq!(tracer.receive().unwrap(), Ok(event(cpu)));
+    }
+    let lost = Lost { kernel: 2, reader: 3 };
+    assert_eq!(tracer.receive().unwrap(), Err(Traced { events: 3, lost }));
+}
+
+#[test]
+fn a_trace_without_a_count_ends_when_it_is_stopped() {
+    let server = Running::start();
+    let mut tracer = server.client().trace(&TraceRequest::default()).unwrap();
+    let stop = tracer.stopper().unwrap();
+    for cpu in 0..5 {
+        assert_eq!(tracer.receive().unwrap(), Ok(event(cpu)));
+    }
+    stop();
+    assert!(matches!(tracer.receive().unwrap(), Err(Traced { events: 5, .. })));
+}
+
+#[test]
+fn another_request_ends_a_trace_and_is_answered() {
+    let server = Running::start();
+    let mut raw = server.raw();
+    raw.send(b"{\"trace\":{\"every\":4}}\n");
+    for cpu in 0..5 {
+        assert_eq!(raw.receive()["event"]["cpu"], json!(cpu));
+    }
+    raw.send(b"{\"status\":{}}\n");
+    let end = json!({"traced": {"events": 5, "lost": {"kernel": 2, "reader": 3}}});
+    assert_eq!(raw.receive(), end);
+    assert!(raw.receive()["status"].is_object());
+}
+
+#[test]
+fn a_trace_of_what_there_is_not_is_refused() {
+    let server = Running::start();
+    let request = TraceRequest { vip: Some("nope".to_owned()), ..finite(1) };
+    match server.client().trace(&request).unwrap().receive() {
+        Err(ClientError::Refused { message }) => {
+            assert_eq!(message, "no VIP is named `nope`; `guidevane status` lists them");
+        }
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+    let mut raw = server.raw();
+    for (request, words) in [
+        (r#"{"trace":{"reason":"magic"}}"#, "no reason is named `magic`"),
+        (r#"{"trace":{"client":"here"}}"#, "invalid IP address syntax"),
+        (r#"{"trace":{"colour":"red"}}"#, "unknown field `colour`"),
+    ] {
+        raw.send(format!("{request}\n").as_bytes());
+        let message = raw.refusal();
+        assert!(message.contains(words), "{request}: `{words}` is not in: {message}");
+    }
+}
+
+#[test]
+fn a_request_for_a_trace_says_only_what_matters() {
+    let plain = serde_json::to_value(TraceRequest::default()).unwrap();
+    assert_eq!(plain, json!({"every": 1}));
+    let request = TraceRequest {
+        client: Some("192.0.2.0/24".parse().unwrap()),
+        reason: Some(Reason::NoBackend),
+        every: 8,
+        ..TraceRequest::default()
+    };
+    let written = serde_json::to_value(&request).unwrap();
+    assert_eq!(written, json!({"client": "192.0.2.0/24", "reason": "no_backend", "every": 8}));
+    assert_eq!(serde_json::from_value::<TraceRequest>(written).unwrap(), request);
 }

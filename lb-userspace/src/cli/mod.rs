@@ -3,6 +3,7 @@
 
 mod status;
 mod table;
+mod trace;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -51,6 +52,8 @@ enum Command {
     },
     /// Show VIPs and backends with their live load, cost, share of new flows and health
     Status(StatusArgs),
+    /// Show new flows as they come: the candidates, their loads, the pick and why
+    Trace(trace::TraceArgs),
     /// Take backends out of service and put them back
     #[command(subcommand)]
     Backends(BackendsCommand),
@@ -130,6 +133,7 @@ fn dispatch(cli: Cli, run: impl FnOnce(Config, &Path) -> anyhow::Result<()>) -> 
             run(config, &file)
         }
         Command::Status(args) => status(connect()?, &args),
+        Command::Trace(args) => trace::run(connect()?, &args),
         Command::Backends(BackendsCommand::Drain { name }) => print_change(&connect()?.drain(&name)?),
         Command::Backends(BackendsCommand::Resume { name }) => print_change(&connect()?.resume(&name)?),
         Command::Config(ConfigCommand::Check { file }) => check(&file),

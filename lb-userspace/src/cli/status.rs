@@ -33,7 +33,7 @@ pub(super) fn render(snapshot: &Snapshot, wide: bool, colour: bool) -> String {
 }
 
 fn summary(daemon: &Daemon) -> String {
-    let Daemon { version, uptime_seconds, tick_seconds, governor_mode, kernel, flows, .. } = daemon;
+    let Daemon { version, uptime_seconds, tick_seconds, governor_mode, kernel, flows, events, .. } = daemon;
     let uptime = format_duration(Duration::from_secs(seconds(*uptime_seconds).as_secs()));
     let tick = format_duration(seconds(*tick_seconds));
     let hash = kernel.sha256.get(..SHORT_HASH).unwrap_or(&kernel.sha256);
@@ -44,10 +44,16 @@ fn summary(daemon: &Daemon) -> String {
         .collect();
     let interfaces = if interfaces.is_empty() { "no interface".to_owned() } else { interfaces.join(", ") };
     let pinned = if kernel.pinned { "pinned" } else { "not pinned" };
+    // Nothing to say of traces where there are none.
+    let traced = match (events.sample, events.lost) {
+        (0, 0) => String::new(),
+        (0, lost) => format!("no trace; {lost} events lost so far\n"),
+        (sample, lost) => format!("tracing 1 in {sample} new flows; {lost} events lost so far\n"),
+    };
     format!(
         "guidevane {version}, up {uptime}; governor {governor_mode}, every {tick}\n\
          kernel program {hash} on {interfaces}, {pinned}\n\
-         flow table: {} of {} slots used, {} evictions\n",
+         flow table: {} of {} slots used, {} evictions\n{traced}",
         flows.used, flows.slots, flows.evictions
     )
 }

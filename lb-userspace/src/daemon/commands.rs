@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::{core::Core, lock, snapshot};
-use crate::api::{AdminState, Change, CommandError, Handler, Snapshot};
+use super::{core::Core, lock, snapshot, traces::Trace};
+use crate::api::{AdminState, Change, CommandError, Handler, Snapshot, TraceRequest};
+use crate::dataplane::Error;
 
 /// The admin socket's way into the core.
 pub struct Commands(pub Arc<Mutex<Core>>);
@@ -23,6 +24,8 @@ impl Commands {
 }
 
 impl Handler for Commands {
+    type Trace = Trace;
+
     async fn status(&self) -> Result<Snapshot, CommandError> {
         tokio::task::block_in_place(|| snapshot::take(&lock(&self.0)))
             .map_err(|error| CommandError::Unreadable { reason: error.to_string() })
@@ -34,5 +37,21 @@ impl Handler for Commands {
 
     async fn resume(&self, backend: &str) -> Result<Change, CommandError> {
         self.set(backend, AdminState::Active)
+    }
+
+    async fn trace(&self, request: &TraceRequest) -> Result<Trace, CommandError> {
+        let core = lock(&self.0);
+        if let Some(name) = &request.vip
+            && core.config.vips.iter().all(|vip| vip.name != *name)
+        {
+            return Err(CommandError::UnknownVip { name: name.clone() });
+        }
+        if let Some(name) = &request.backend
+            && core.backends().all(|(_, backend)| backend.name != *name)
+        {
+            return Err(CommandError::UnknownBackend { name: name.clone() });
+        }
+        let unreadable = |error: Error| CommandError::Unreadable { reason: error.to_string() };
+        core.traces.begin(request.clone()).map_err(unreadable)
     }
 }

@@ -15,6 +15,8 @@ use super::{
     governing::{Governing, Subject, Ward},
     plan::{self, Interfaces},
     shares::Shares,
+    telling::Names,
+    traces::Traces,
 };
 use crate::{
     api::AdminState,
@@ -47,6 +49,8 @@ pub struct Core {
     pub scrapers: Scrapers,
     /// Shares of new flows.
     pub shares: Shares,
+    /// Traces under way.
+    pub traces: Traces,
     /// The sweep's last whole pass.
     pub pass: Pass,
     /// When the daemon started.
@@ -63,6 +67,7 @@ impl Core {
         config: Config,
         interfaces: Interfaces,
         scrapers: Scrapers,
+        traces: Traces,
         governing: Governing,
     ) -> Self {
         let mut core = Self {
@@ -73,6 +78,7 @@ impl Core {
             health: Arc::default(),
             table: Arc::default(),
             scrapers,
+            traces,
             shares: Shares::default(),
             pass: Pass::default(),
             started: Instant::now(),
@@ -80,6 +86,7 @@ impl Core {
             governing,
         };
         core.draining = core.adopted_drains();
+        core.traces.rename(core.names());
         core
     }
 
@@ -119,6 +126,7 @@ impl Core {
         self.forget_moved(&before);
         let names: BTreeSet<String> = self.backends().map(|(_, backend)| backend.name.clone()).collect();
         self.draining.retain(|name| names.contains(name));
+        self.traces.rename(self.names());
         self.settle()
     }
 
@@ -216,6 +224,15 @@ impl Core {
             Ok((id, health::Seen { unanswered, requests: load.requests, progressed: load.progressed }))
         };
         self.backends().map(|(id, _)| seen(id)).collect()
+    }
+
+    /// What ids are called in events.
+    fn names(&self) -> Names {
+        let services = self.dataplane.steering.services().iter();
+        Names {
+            vips: services.map(|service| (service.id, service.spec.name.clone())).collect(),
+            backends: self.backends().map(|(id, backend)| (id, backend.name.clone())).collect(),
+        }
     }
 
     fn wards(&self) -> Vec<Ward> {

@@ -163,7 +163,7 @@ fn read(maps: &Maps, begun: Instant, backend: &Subject) -> Input {
     let load = maps.loads.read(id);
     let progress = |offset| maps.progress.word(id, offset).load(Ordering::Relaxed);
     Input {
-        gauges: counters::live(&load),
+        gauges: counters::live(&load.gauges),
         opened: load.opened,
         requests: load.requests,
         progressed: load.progressed,

@@ -9,6 +9,7 @@
 //! | [`sweeping`] | the sweep's thread |
 //! | [`reload`] | taking over a changed file |
 //! | [`snapshot`], [`shares`] | what `status` shows |
+//! | [`traces`] | who gets which events of single flows; [`telling`] puts them in words |
 //!
 //! Data flows one way: signals and probes to the core, the core to the data plane. The admin socket reads
 //! snapshots and sends commands.
@@ -21,6 +22,8 @@ mod reload;
 mod shares;
 mod snapshot;
 mod sweeping;
+mod telling;
+mod traces;
 
 use std::{
     collections::HashMap,
@@ -37,7 +40,10 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use self::{commands::Commands, core::Core, governing::Governing, plan::Interfaces, sweeping::Sweeping};
+use self::{
+    commands::Commands, core::Core, governing::Governing, plan::Interfaces, sweeping::Sweeping,
+    traces::Traces,
+};
 use crate::{
     api::Server,
     config::{Announce, Config},
@@ -103,7 +109,7 @@ impl Daemon {
             nat_sources: plan::nat_sources(&config),
         })?;
         let started = Self::assemble(&mut dataplane, &config, &interfaces);
-        let (governing, sweeping) = match started {
+        let (traces, governing, sweeping) = match started {
             Ok(threads) => threads,
             Err(error) => {
                 leave_nothing(&mut dataplane);
@@ -115,6 +121,7 @@ impl Daemon {
             config.clone(),
             interfaces,
             Scrapers::new(ScrapeOptions::default()),
+            traces,
             governing,
         );
         let health = Health::new(HealthOptions {
@@ -166,16 +173,18 @@ impl Daemon {
         dataplane: &mut Dataplane,
         config: &Config,
         interfaces: &Interfaces,
-    ) -> anyhow::Result<(Governing, Sweeping)> {
+    ) -> anyhow::Result<(Traces, Governing, Sweeping)> {
         plan::apply(&mut dataplane.steering, config, interfaces, 0)?;
         let (maps, clock) = (dataplane.maps(), dataplane.clock());
         let meta = maps.meta.read(0);
         let policy = plan::timeouts(&config.daemon, age_tick(&meta));
         let sweep = Sweep::new(Arc::clone(&maps), policy);
         let sweeping = Sweeping::start(sweep, policy, Arc::clone(&clock), meta.age_shift)?;
-        let governing = Governing::start(maps, clock, config.daemon.tick)?;
+        let governing = Governing::start(Arc::clone(&maps), clock, config.daemon.tick)?;
+        let (events, losses) = dataplane.take_events()?;
+        let traces = Traces::start(maps, events, losses).context("wait for events")?;
         dataplane.attach(&plan::ports(config, interfaces))?;
-        Ok((governing, sweeping))
+        Ok((traces, governing, sweeping))
     }
 
     fn lock(&self) -> MutexGuard<'_, Core> {

@@ -12,8 +12,8 @@ use lb_common::{
 use super::core::Core;
 use crate::{
     api::{
-        Backend, Daemon, Flows, GovernorMode, Health, HealthState, Interface, Kernel, NatSource, NextHop,
-        Reported, Snapshot, Vip,
+        Backend, Daemon, Events, Flows, GovernorMode, Health, HealthState, Interface, Kernel, NatSource,
+        NextHop, Reported, Snapshot, Vip,
     },
     config,
     dataplane::{
@@ -51,12 +51,13 @@ pub fn take(core: &Core) -> Result<Snapshot, Error> {
         vips.push(shown);
         evictions += evicted;
     }
-    Ok(Snapshot { daemon: daemon(core, evictions), vips, drops: of(Action::Drop), passes: of(Action::Pass) })
+    let daemon = daemon(core, evictions)?;
+    Ok(Snapshot { daemon, vips, drops: of(Action::Drop), passes: of(Action::Pass) })
 }
 
-fn daemon(core: &Core, evictions: u64) -> Daemon {
+fn daemon(core: &Core, evictions: u64) -> Result<Daemon, Error> {
     let interfaces = core.config.interfaces.iter();
-    Daemon {
+    Ok(Daemon {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: core.started.elapsed().as_secs_f64(),
         tick_seconds: core.config.daemon.tick.as_secs_f64(),
@@ -72,7 +73,8 @@ fn daemon(core: &Core, evictions: u64) -> Daemon {
             evictions,
         },
         nat_sources: nat_sources(core),
-    }
+        events: Events { sample: core.traces.sample(), lost: core.traces.lost()? },
+    })
 }
 
 fn nat_sources(core: &Core) -> Vec<NatSource> {
@@ -117,7 +119,7 @@ fn backend_of(
     traffic: &Traffic,
     share: Option<f64>,
 ) -> Backend {
-    let [opening, awaiting, streaming, idle] = counters::live(load);
+    let [opening, awaiting, streaming, idle] = counters::live(&load.gauges);
     let steer = Steer::from_word(load.steer);
     let progress = core.dataplane.maps().progress.read(usize::from(id));
     let hop = core.dataplane.steering.backends.get(id).and_then(|known| known.standing.hop);

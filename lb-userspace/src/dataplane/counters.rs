@@ -7,7 +7,7 @@ use aya::{
     maps::{Map, MapData, PerCpuArray},
 };
 use lb_common::{
-    layout::{self, HISTOGRAM_BUCKETS, Histogram, Load, Traffic},
+    layout::{self, HISTOGRAM_BUCKETS, Histogram, Traffic},
     reason::Reason,
     slot::GAUGES,
 };
@@ -26,8 +26,8 @@ unsafe impl aya::Pod for TrafficPod {}
 ///
 /// A gauge is below zero for a moment when a flow leaves a state before the CPU that moved it there has counted it;
 /// it is read as zero, as a pick does.
-pub fn live(load: &Load) -> [u32; GAUGES] {
-    load.gauges.map(|gauge| gauge.cast_signed().max(0).cast_unsigned())
+pub fn live(gauges: &[u32; GAUGES]) -> [u32; GAUGES] {
+    gauges.map(|gauge| gauge.cast_signed().max(0).cast_unsigned())
 }
 
 /// Packets of a VIP, or of [`layout::NO_VIP`], by what became of them, over all CPUs; reasons that never came
@@ -104,12 +104,11 @@ pub fn quantile(histogram: &Histogram, quantile: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::{live, quantile};
-    use lb_common::layout::{Histogram, Load};
+    use lb_common::layout::Histogram;
 
     #[test]
     fn a_gauge_below_zero_is_read_as_zero() {
-        let load = Load { gauges: [3, u32::MAX, 0, 7], ..Load::default() };
-        assert_eq!(live(&load), [3, 0, 0, 7]);
+        assert_eq!(live(&[3, u32::MAX, 0, 7]), [3, 0, 0, 7]);
     }
 
     #[test]

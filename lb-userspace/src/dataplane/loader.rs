@@ -213,7 +213,19 @@ impl Kernel {
 /// Learns the tick rate from the object's `clock` program, with every map as small as it gets.
 fn tick_rate(object: &[u8]) -> Result<u32, Error> {
     let mut loader = EbpfLoader::new();
-    for map in ["FLOWS", "FLOW_INFO", "TABLE", "VIPS", "BACKENDS", "LOADS", "TOTALS", "PROGRESS", "TRAFFIC"] {
+    const LARGE: [&str; 10] = [
+        "FLOWS",
+        "FLOW_INFO",
+        "TABLE",
+        "VIPS",
+        "BACKENDS",
+        "LOADS",
+        "TOTALS",
+        "PROGRESS",
+        "TRAFFIC",
+        "EVENTS",
+    ];
+    for map in LARGE {
         loader.map_max_entries(map, 1);
     }
     let mut ebpf = loader.load(object)?;

@@ -8,6 +8,7 @@
 //! | [`sweep`] | ageing and recounting the flow table |
 //! | [`clock`] | the kernel's tick |
 //! | [`counters`] | what is read out |
+//! | [`events`] | what is reported of single flows |
 //!
 //! It carries out what it is told and reads what there is; it must never decide what a backend costs.
 
@@ -18,6 +19,7 @@ mod backends;
 pub mod clock;
 pub mod counters;
 pub mod error;
+pub mod events;
 mod grace;
 mod index;
 pub mod loader;
@@ -41,6 +43,7 @@ use attach::{Attachment, Port};
 pub use backends::static_cost;
 use clock::Clock;
 pub use error::Error;
+use events::{Events, Losses};
 use loader::{Kernel, Maps, Options};
 use steering::Steering;
 
@@ -157,6 +160,15 @@ impl Dataplane {
     /// When the map cannot be read.
     pub fn traffic(&self, backend: u16) -> Result<Traffic, Error> {
         counters::traffic(&self.kernel.ebpf, backend)
+    }
+
+    /// The events of sampled flows, once.
+    ///
+    /// # Errors
+    ///
+    /// When the object has none, or they are taken already.
+    pub fn take_events(&mut self) -> Result<(Events, Losses), Error> {
+        events::take(&mut self.kernel.ebpf)
     }
 
     /// Removes every pin of a daemon that failed to start, so that it leaves nothing behind.
