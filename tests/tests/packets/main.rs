@@ -14,3 +14,4 @@ mod program;
 mod refusals;
 mod rewriting;
 mod states;
+mod trace;

@@ -26,8 +26,13 @@ impl Mirror {
 
     /// The pick for an affinity hash, `silence` jiffies after the governor's last tick.
     pub fn pick(&self, hash: u64, silence: u64) -> Option<Choice> {
+        pick(&self.context(hash, silence), self)
+    }
+
+    /// What holds for all candidates of that pick.
+    pub fn context(&self, hash: u64, silence: u64) -> Context {
         let total = self.maps.totals.read(usize::from(self.vip.id));
-        let context = Context {
+        Context {
             rule: self.vip.rule,
             hash,
             flow_hash: hash,
@@ -38,8 +43,7 @@ impl Mirror {
             total: live::<Self>(&total.gauges, total.opening_cap, total.duty),
             silence,
             patience: self.patience(),
-        };
-        pick(&context, self)
+        }
     }
 
     /// Jiffies without a heartbeat after which the kernel ignores corrections.

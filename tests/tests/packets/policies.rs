@@ -19,11 +19,12 @@ use crate::{
     plane::{Plane, TCP, arriving, at, gauge, service},
 };
 
-const VIP: &str = "10.200.1.1:80";
+pub const VIP: &str = "10.200.1.1:80";
 /// The clients' address where only ports differ.
 const CLIENT: &str = "192.168.1.7";
 
-fn spec(policy: Policy, backends: usize) -> VipSpec {
+/// A VIP of so many backends.
+pub fn spec(policy: Policy, backends: usize) -> VipSpec {
     let backends: Vec<String> =
         (1..=backends).map(|n| format!("10.0.{}.{}:8000", n / 256, n % 256)).collect();
     let backends: Vec<&str> = backends.iter().map(String::as_str).collect();
@@ -33,7 +34,7 @@ fn spec(policy: Policy, backends: usize) -> VipSpec {
     }
 }
 
-fn syn(client: SocketAddr) -> Packet {
+pub fn syn(client: SocketAddr) -> Packet {
     arriving(Packet::tcp(client, at(VIP))).segment(flags::SYN, 1000, 0)
 }
 
@@ -41,7 +42,7 @@ fn opening(plane: &Plane, id: u16) -> u32 {
     gauge(&plane.load(id).gauges, Gauge::Opening)
 }
 
-fn random_client(random: &mut StdRng) -> SocketAddr {
+pub fn random_client(random: &mut StdRng) -> SocketAddr {
     SocketAddr::new(random.random::<u32>().to_be_bytes().into(), random.random_range(1024..=u16::MAX))
 }
 
@@ -213,7 +214,7 @@ fn client_affinity_keeps_a_client_on_one_backend() {
 }
 
 /// Makes the maps as unlike as they may come to be.
-fn shuffle(plane: &Plane, random: &mut StdRng) {
+pub fn shuffle(plane: &Plane, random: &mut StdRng) {
     for id in plane.backends() {
         plane.set_load(id, |load| {
             let correction = random.random_range(-8 * FLOW as i32..8 * FLOW as i32);
@@ -226,7 +227,7 @@ fn shuffle(plane: &Plane, random: &mut StdRng) {
 }
 
 /// What the kernel is about to pick, if the governor's last tick was just now, or long ago.
-fn foretell(plane: &Plane, mirror: &Mirror, hash: u64, fresh: bool) -> Option<Choice> {
+pub fn foretell(plane: &Plane, mirror: &Mirror, hash: u64, fresh: bool) -> Option<Choice> {
     const HEARTBEAT: usize = std::mem::offset_of!(Control, heartbeat);
     let now = plane.dataplane.clock().jiffies();
     let heartbeat = if fresh { now } else { now.wrapping_sub(2 * mirror.patience()) };
@@ -276,6 +277,6 @@ fn the_kernel_picks_what_the_same_code_picks_in_user_space() {
 }
 
 /// Jiffies since the governor's last tick.
-fn silence(plane: &Plane) -> u64 {
+pub fn silence(plane: &Plane) -> u64 {
     plane.dataplane.clock().jiffies().saturating_sub(plane.maps().control.read(0).heartbeat)
 }
