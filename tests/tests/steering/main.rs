@@ -6,3 +6,4 @@ mod refusals;
 mod reloads;
 mod streaming;
 mod support;
+mod trace;
