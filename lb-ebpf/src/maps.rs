@@ -74,8 +74,9 @@ pub static PACKET: PerCpuArray<Packet, 2> = PerCpuArray::new();
 pub static TRAFFIC: PerCpuArray<Traffic, MAX_BACKENDS> = PerCpuArray::new();
 #[btf_map]
 pub static REASONS_SEEN: PerCpuArray<u64, REASON_ELEMENTS> = PerCpuArray::new();
+/// Of [`Event`]s; libbpf refuses a declared type that has a size.
 #[btf_map]
-pub static EVENTS: RingBuf<Event, RING_BYTES> = RingBuf::new();
+pub static EVENTS: RingBuf<(), RING_BYTES> = RingBuf::new();
 #[btf_map]
 pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 /// The event that a CPU is about to report.

@@ -131,7 +131,7 @@ pub extern "C" fn guidevane_trace_end(high: u64, low: u64, ids: u64) -> u32 {
     event.kind = (ids >> 56) as u8;
     // SAFETY: the helper takes nothing and has no preconditions.
     event.cpu = unsafe { bpf_get_smp_processor_id() } as u16;
-    let sent = current && EVENTS.output(&*event, 0).is_ok();
+    let sent = current && EVENTS.output_untyped::<Event>(&*event, 0).is_ok();
     event.kind = 0;
     if !sent && let Some(lost) = EVENTS_LOST.get_ptr_mut(0) {
         // SAFETY: this CPU's own element of the map.
