@@ -12,7 +12,6 @@ use lb_common::{
     event::{self, Event, Kind, Sight},
     maglev::NOBODY,
     pick::{CANDIDATES, candidate, weighed},
-    reason::Reason,
 };
 
 use crate::{
