@@ -1,8 +1,9 @@
-//! `build-ebpf`: the kernel object from source, and the proof that the committed one is not stale.
+//! `build-ebpf`: the kernel objects from source, and the proof that the committed ones are not stale.
 //!
 //! Only plain `build-ebpf` writes what is committed; `--check` and `--compare` never do.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -10,14 +11,14 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    manifest::{Manifest, source_digest},
+    manifest::{Made, Manifest, source_digest},
     object_file,
+    objects::{OBJECTS, Object},
     process::{cargo_home, run as run_command},
     toolchain::{self, Toolchain},
     workspace::{self, EBPF_CRATE},
 };
 
-const BINARY: &str = "guidevane-ebpf";
 /// Little endian, as every host and DPU that the project runs on.
 const TARGET: &str = "bpfel-unknown-none";
 const REMEDY: &str = "run `cargo xtask build-ebpf` and commit lb-ebpf/object";
@@ -29,17 +30,17 @@ const FLAGS: [&str; 4] = [
     // The BTF is made from the debug information.
     "-Cdebuginfo=2",
     "-Clink-arg=--btf",
-    // Only tracing programs read the architecture; fixed, so that every build host makes the same object.
+    // Only tracing programs read the architecture; fixed, so that every build host makes the same objects.
     "--cfg=bpf_target_arch=\"x86_64\"",
 ];
 
 /// Arguments of `build-ebpf`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Fail when the committed object is not made from the sources as they are; needs no eBPF tool chain
+    /// Fail when the committed objects are not made from the sources as they are; needs no eBPF tool chain
     #[arg(long, conflicts_with = "compare")]
     check: bool,
-    /// Rebuild into target/bpf and compare with the committed object if the tool chain is the same
+    /// Rebuild into target/bpf and compare with the committed objects if the tool chain is the same
     #[arg(long)]
     compare: bool,
 }
@@ -47,7 +48,7 @@ pub struct Args {
 /// Runs the verb.
 ///
 /// # Errors
-/// There is no tool chain, the build fails, or the committed object is stale or differs.
+/// There is no tool chain, the build fails, or a committed object is stale or differs.
 pub fn run(args: &Args) -> Result<()> {
     let root = workspace::root();
     match args {
@@ -59,47 +60,54 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn check(root: &Path) -> Result<()> {
     let manifest = Manifest::read(&workspace::manifest(root))?;
-    let problems =
-        manifest.problems(&source_digest(root, &FLAGS)?, &read(&workspace::committed_object(root))?)?;
+    let problems = manifest.problems(&source_digest(root, &FLAGS)?, &committed(root)?)?;
     if !problems.is_empty() {
-        bail!("the committed kernel object is stale: {}; {REMEDY}", problems.join("; "));
+        bail!("the committed kernel objects are stale: {}; {REMEDY}", problems.join("; "));
     }
-    println!("the committed kernel object is up to date");
+    println!("the committed kernel objects are up to date");
     Ok(())
 }
 
 fn build_committed(root: &Path) -> Result<()> {
     let usable = usable_toolchains()?;
     let toolchain = &usable[0];
-    let source = source_digest(root, &FLAGS)?;
-    let object = build(root, toolchain)?;
-    let manifest = Manifest::describe(&object, source, toolchain.identity())?;
-    let path = workspace::committed_object(root);
-    write(&path, &object)?;
-    manifest.write(&workspace::manifest(root))?;
-    println!("wrote {} ({} bytes)", path.display(), object.len());
-    Ok(())
+    let source_sha256 = source_digest(root, &FLAGS)?;
+    let fresh = build(root, toolchain)?;
+    let mut objects = BTreeMap::new();
+    for object in OBJECTS {
+        let content = &fresh[object.name];
+        let path = object.committed(root);
+        objects.insert(object.name.to_owned(), Made::describe(content)?);
+        write(&path, content)?;
+        println!("wrote {} ({} bytes)", path.display(), content.len());
+    }
+    Manifest { source_sha256, toolchain: toolchain.identity(), objects }.write(&workspace::manifest(root))
 }
 
 fn compare(root: &Path) -> Result<()> {
     let manifest = Manifest::read(&workspace::manifest(root))?;
     let usable = usable_toolchains()?;
     let same = usable.iter().find(|toolchain| toolchain.identity() == manifest.toolchain);
-    let object = build(root, same.unwrap_or(&usable[0]))?;
+    let fresh = build(root, same.unwrap_or(&usable[0]))?;
     if same.is_none() {
         let own = usable[0].identity();
         println!(
-            "comparison skipped: the committed object is from {}, this machine has {own}",
+            "comparison skipped: the committed objects are from {}, this machine has {own}",
             manifest.toolchain
         );
         return Ok(());
     }
-    let committed = object_file::sections(&read(&workspace::committed_object(root))?)?;
-    let differences = object_file::differences(&committed, &object_file::sections(&object)?);
-    if !differences.is_empty() {
-        bail!("a rebuild differs from the committed kernel object: {}; {REMEDY}", differences.join("; "));
+    let mut differences = Vec::new();
+    for (name, committed) in committed(root)? {
+        let committed = object_file::sections(&committed)?;
+        let fresh = object_file::sections(&fresh[name])?;
+        let lines = object_file::differences(&committed, &fresh);
+        differences.extend(lines.iter().map(|line| format!("{name}: {line}")));
     }
-    println!("a rebuild agrees with the committed kernel object");
+    if !differences.is_empty() {
+        bail!("a rebuild differs from the committed kernel objects: {}; {REMEDY}", differences.join("; "));
+    }
+    println!("a rebuild agrees with the committed kernel objects");
     Ok(())
 }
 
@@ -109,12 +117,12 @@ fn usable_toolchains() -> Result<Vec<Toolchain>> {
     })
 }
 
-/// Tells the sources that the object at [`workspace::fresh_object`] was built from.
+/// Tells the sources that the objects in [`workspace::fresh_objects`] were built from.
 fn sources_of_fresh(root: &Path) -> PathBuf {
-    workspace::fresh_object(root).with_extension("sources")
+    workspace::fresh_objects(root).join("sources")
 }
 
-/// Whether the object at [`workspace::fresh_object`] was built from the sources as they are now.
+/// Whether the objects in [`workspace::fresh_objects`] were built from the sources as they are now.
 ///
 /// # Errors
 /// The sources cannot be read.
@@ -123,21 +131,35 @@ pub fn fresh_is_current(root: &Path) -> Result<bool> {
     Ok(digest == source_digest(root, &FLAGS)?)
 }
 
-/// Builds, strips and leaves the result at [`workspace::fresh_object`].
-fn build(root: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
-    let crate_folder = root.join(EBPF_CRATE);
-    let target_folder = root.join("target/bpf/build");
+/// The committed objects, by name.
+fn committed(root: &Path) -> Result<BTreeMap<&'static str, Vec<u8>>> {
+    OBJECTS.iter().map(|object| Ok((object.name, read(&object.committed(root))?))).collect()
+}
+
+/// Builds all objects, strips them and leaves them in [`workspace::fresh_objects`]; gives them by name.
+fn build(root: &Path, toolchain: &Toolchain) -> Result<BTreeMap<&'static str, Vec<u8>>> {
     let mut fetch = toolchain.cargo();
-    run_command(fetch.current_dir(&crate_folder).args(["fetch", "--locked"]))?;
+    run_command(fetch.current_dir(root.join(EBPF_CRATE)).args(["fetch", "--locked"]))?;
+    let mut objects = BTreeMap::new();
+    for object in OBJECTS {
+        objects.insert(object.name, build_one(root, toolchain, &object)?);
+    }
+    for object in OBJECTS {
+        write(&object.fresh(root), &objects[object.name])?;
+    }
+    write(&sources_of_fresh(root), source_digest(root, &FLAGS)?.as_bytes())?;
+    Ok(objects)
+}
+
+fn build_one(root: &Path, toolchain: &Toolchain, object: &Object) -> Result<Vec<u8>> {
+    let target_folder = root.join("target/bpf/build");
     let mut cargo = toolchain.cargo();
-    cargo.current_dir(&crate_folder).args(["build", "--locked", "--release", "-Zbuild-std=core"]);
-    cargo.args(["--bin", BINARY, "--target", TARGET, "--target-dir"]).arg(&target_folder);
+    cargo.current_dir(root.join(EBPF_CRATE)).args(["build", "--locked", "--release", "-Zbuild-std=core"]);
+    cargo.args(["--bin", object.binary, "--features", &object.features.join(",")]);
+    cargo.args(["--target", TARGET, "--target-dir"]).arg(&target_folder);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", encoded_flags(root, toolchain));
     run_command(&mut cargo)?;
-    let object = object_file::strip(&read(&target_folder.join(TARGET).join("release").join(BINARY))?)?;
-    write(&workspace::fresh_object(root), &object)?;
-    write(&sources_of_fresh(root), source_digest(root, &FLAGS)?.as_bytes())?;
-    Ok(object)
+    object_file::strip(&read(&target_folder.join(TARGET).join("release").join(object.binary))?)
 }
 
 /// The flags in the form that allows spaces inside, with the machine's paths mapped away:

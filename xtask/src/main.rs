@@ -7,6 +7,7 @@ mod build_ebpf;
 mod demo;
 mod manifest;
 mod object_file;
+mod objects;
 mod process;
 mod setup;
 mod test;
@@ -29,7 +30,7 @@ struct Cli {
 enum Verb {
     /// Install the packages and tools that building and testing need
     Setup(setup::Args),
-    /// Build the kernel object from source, or check the committed one
+    /// Build the kernel objects from source, or check the committed ones
     BuildEbpf(build_ebpf::Args),
     /// Compare Guidevane with round robin and least connections on simulated inference servers
     Demo(demo::Args),

@@ -1,8 +1,9 @@
-//! The record beside the committed kernel object: which sources and which tool chain made it.
+//! The record beside the committed kernel objects: which sources and which tool chain made them.
 //!
 //! It covers what reaches the kernel and nothing else, so a change of the user space leaves it alone.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -20,30 +21,51 @@ use crate::{
 const HEADER: &str =
     "# Written by `cargo xtask build-ebpf`, checked by `cargo xtask build-ebpf --check`.\n\n";
 
-/// How the committed object was made.
+/// How the committed objects were made.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Digest of the sources and compiler flags, see [`source_digest`].
     pub source_sha256: String,
-    /// Digest of the whole object file.
-    pub object_sha256: String,
-    /// The compilers and linkers that made it.
+    /// The compilers and linkers that made them.
     pub toolchain: Identity,
+    /// What was made, by the object's name.
+    pub objects: BTreeMap<String, Made>,
+}
+
+/// One object, as it was made.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Made {
+    /// Digest of the whole file.
+    pub sha256: String,
     /// Digests of its program and map sections.
     pub sections: Sections,
 }
 
-impl Manifest {
+impl Made {
     /// Describes an object that was just made.
     ///
     /// # Errors
     /// The object is unreadable.
-    pub fn describe(object: &[u8], source_sha256: String, toolchain: Identity) -> Result<Self> {
-        let sections = object_file::sections(object)?;
-        Ok(Self { source_sha256, object_sha256: object_file::sha256(object), toolchain, sections })
+    pub fn describe(object: &[u8]) -> Result<Self> {
+        Ok(Self { sha256: object_file::sha256(object), sections: object_file::sections(object)? })
     }
 
+    /// One line for each way in which an object is not this one.
+    fn problems(&self, name: &str, object: &[u8]) -> Result<Vec<String>> {
+        let mut problems: Vec<_> = object_file::differences(&self.sections, &object_file::sections(object)?)
+            .iter()
+            .map(|difference| format!("{name} is not the manifest's: section {difference}"))
+            .collect();
+        if problems.is_empty() && self.sha256 != object_file::sha256(object) {
+            problems.push(format!("{name} is not the manifest's, though its sections are"));
+        }
+        Ok(problems)
+    }
+}
+
+impl Manifest {
     /// Reads the manifest at `path`.
     ///
     /// # Errors
@@ -68,26 +90,28 @@ impl Manifest {
             .with_context(|| format!("could not write {}", path.display()))
     }
 
-    /// One line for each way in which the committed object and its sources disagree with this manifest.
+    /// One line for each way in which the committed objects and their sources disagree with this manifest.
     ///
     /// # Errors
-    /// The object is unreadable.
-    pub fn problems(&self, source_sha256: &str, object: &[u8]) -> Result<Vec<String>> {
+    /// An object is unreadable.
+    pub fn problems(&self, source_sha256: &str, objects: &BTreeMap<&str, Vec<u8>>) -> Result<Vec<String>> {
         let mut problems = Vec::new();
         if self.source_sha256 != source_sha256 {
-            problems.push("the sources have changed since the object was built".to_owned());
+            problems.push("the sources have changed since the objects were built".to_owned());
         }
-        for difference in object_file::differences(&self.sections, &object_file::sections(object)?) {
-            problems.push(format!("the object is not the manifest's: section {difference}"));
+        for (name, object) in objects {
+            match self.objects.get(*name) {
+                Some(made) => problems.extend(made.problems(name, object)?),
+                None => problems.push(format!("{name} is not in the manifest")),
+            }
         }
-        if problems.is_empty() && self.object_sha256 != object_file::sha256(object) {
-            problems.push("the object is not the manifest's, though its sections are".to_owned());
-        }
+        let unknown = self.objects.keys().filter(|&name| !objects.contains_key(name.as_str()));
+        problems.extend(unknown.map(|name| format!("the manifest has {name}, which is no longer built")));
         Ok(problems)
     }
 }
 
-/// Digest of everything that decides what the kernel object is: sources, manifests, lock file, compiler flags.
+/// Digest of everything that decides what the kernel objects are: sources, manifests, lock file, compiler flags.
 ///
 /// Files are taken in the order of their relative paths; path and content are each preceded by their length,
 /// so that no two trees share an encoding.
@@ -110,7 +134,7 @@ pub fn source_digest(root: &Path, flags: &[&str]) -> Result<String> {
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The files that reach the kernel object, relative to the root, sorted.
+/// The files that reach a kernel object, relative to the root, sorted.
 fn source_files(root: &Path) -> Result<Vec<PathBuf>> {
     let mut files = vec![
         Path::new(EBPF_CRATE).join("Cargo.toml"),
@@ -216,20 +240,43 @@ mod tests {
         assert!(format!("{error:#}").contains("lb-ebpf/src"), "{error:#}");
     }
 
+    fn made(sha256: &str) -> Made {
+        Made { sha256: sha256.to_owned(), sections: [("xdp".to_owned(), "22".to_owned())].into() }
+    }
+
+    fn toolchain() -> Identity {
+        Identity {
+            rustc: "rustc 1.96.0".into(),
+            llvm: "22.1.8".into(),
+            linker: "bpf-linker 0.13.0".into(),
+            linker_llvm: "22.1.8".into(),
+        }
+    }
+
+    #[test]
+    fn an_object_too_many_or_too_few_and_changed_sources_are_named() {
+        let objects = [("gone".to_owned(), made("11"))].into();
+        let manifest = Manifest { source_sha256: "00".into(), toolchain: toolchain(), objects };
+        let built = [("new", Vec::new())].into();
+        let problems = manifest.problems("01", &built).expect("nothing is unreadable");
+        assert_eq!(
+            problems,
+            [
+                "the sources have changed since the objects were built",
+                "new is not in the manifest",
+                "the manifest has gone, which is no longer built",
+            ]
+        );
+    }
+
     #[test]
     fn a_manifest_survives_writing_and_reading() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("manifest.toml");
         let manifest = Manifest {
             source_sha256: "00".into(),
-            object_sha256: "11".into(),
-            toolchain: Identity {
-                rustc: "rustc 1.96.0".into(),
-                llvm: "22.1.8".into(),
-                linker: "bpf-linker 0.13.0".into(),
-                linker_llvm: "22.1.8".into(),
-            },
-            sections: [("xdp".to_owned(), "22".to_owned())].into(),
+            toolchain: toolchain(),
+            objects: [("guidevane".to_owned(), made("11"))].into(),
         };
         manifest.write(&path).expect("the manifest is written");
         assert_eq!(Manifest::read(&path).expect("the manifest is read"), manifest);

@@ -1,18 +1,17 @@
 //! `test`: every test of the workspace, the privileged ones included, and what they need first.
 
-use std::{env, ffi::OsString, fs, path::Path, process::Command};
+use std::{env, fs, path::Path, process::Command};
 
 use anyhow::Result;
 
 use crate::{
     build_ebpf::fresh_is_current,
     object_file,
+    objects::{OBJECTS, Object},
     process::{cargo_bin, find_program, root_runner, run as run_command},
     setup, workspace,
 };
 
-/// Tests load this kernel object instead of the committed one.
-const OBJECT: &str = "GUIDEVANE_OBJECT";
 /// Tests that have a long form run it when this is set.
 const FULL: &str = "GUIDEVANE_FULL";
 /// Cases of a property test in a full run; the library's default is 256.
@@ -32,7 +31,7 @@ pub struct Args {
 #[derive(Clone, Copy)]
 enum Selection {
     All,
-    /// Those that load the kernel object are all among these.
+    /// Those that load a kernel object are all among these.
     Privileged,
 }
 
@@ -49,10 +48,9 @@ pub fn run(args: &Args) -> Result<()> {
     run_command(runner.cargo().args(["test", "--workspace", "--locked", "--doc"]).args(&args.filters))?;
     runner.run(Selection::All, args)?;
     let root = workspace::root();
-    let fresh = workspace::fresh_object(&root);
-    if fresh_is_current(&root)? && differs(&fresh, &workspace::committed_object(&root))? {
-        eprintln!("once more with the object built here: {}", fresh.display());
-        let runner = Runner { object: Some(fresh.into()), ..runner };
+    if fresh_is_current(&root)? && any_differs(&root)? {
+        eprintln!("once more with the objects built here: {}", workspace::fresh_objects(&root).display());
+        let runner = Runner { fresh: true, ..runner };
         runner.run(Selection::Privileged, args)?;
     }
     Ok(())
@@ -63,13 +61,14 @@ struct Runner {
     full: bool,
     /// Starts test programs as root when cargo itself is not.
     wrapper: Option<(String, &'static str)>,
-    object: Option<OsString>,
+    /// Tests load the objects built here instead of the committed ones.
+    fresh: bool,
 }
 
 impl Runner {
     fn new(args: &Args) -> Result<Self> {
         let nextest = find_program("cargo-nextest", cargo_bin().as_slice()).is_some();
-        Ok(Self { nextest, full: args.full, wrapper: root_runner("test")?, object: None })
+        Ok(Self { nextest, full: args.full, wrapper: root_runner("test")?, fresh: false })
     }
 
     fn run(&self, selection: Selection, args: &Args) -> Result<()> {
@@ -94,12 +93,13 @@ impl Runner {
 
     fn cargo(&self) -> Command {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(workspace::root());
+        let root = workspace::root();
+        cargo.current_dir(&root);
         if self.full {
             cargo.env(FULL, "1").env("PROPTEST_CASES", FULL_CASES);
         }
-        if let Some(object) = &self.object {
-            cargo.env(OBJECT, object);
+        if self.fresh {
+            cargo.envs(OBJECTS.iter().map(|object| (object.variable, object.fresh(&root))));
         }
         if let Some((name, value)) = &self.wrapper {
             cargo.env(name, value);
@@ -108,9 +108,15 @@ impl Runner {
     }
 }
 
-/// Whether there is an object built here that is not the committed one.
-fn differs(fresh: &Path, committed: &Path) -> Result<bool> {
-    let (Ok(fresh), Ok(committed)) = (fs::read(fresh), fs::read(committed)) else { return Ok(false) };
+/// Whether an object built here is not the committed one.
+fn any_differs(root: &Path) -> Result<bool> {
+    OBJECTS.iter().try_fold(false, |any, object| Ok(any || differs(root, object)?))
+}
+
+fn differs(root: &Path, object: &Object) -> Result<bool> {
+    let (Ok(fresh), Ok(committed)) = (fs::read(object.fresh(root)), fs::read(object.committed(root))) else {
+        return Ok(false);
+    };
     let sections = |object: &[u8]| object_file::sections(object);
     Ok(!object_file::differences(&sections(&fresh)?, &sections(&committed)?).is_empty())
 }

@@ -13,17 +13,12 @@ pub fn root() -> PathBuf {
     own_crate.parent().expect("the crate lies in the workspace root").to_path_buf()
 }
 
-/// The committed kernel object.
-pub fn committed_object(root: &Path) -> PathBuf {
-    root.join(EBPF_CRATE).join("object/guidevane.bpf.o")
-}
-
-/// The record of how the committed object was made.
+/// The record of how the committed objects were made.
 pub fn manifest(root: &Path) -> PathBuf {
     root.join(EBPF_CRATE).join("object/manifest.toml")
 }
 
-/// Where a fresh object is left for tests; never committed.
-pub fn fresh_object(root: &Path) -> PathBuf {
-    root.join("target/bpf/guidevane.bpf.o")
+/// The folder in which fresh objects are left for tests; never committed.
+pub fn fresh_objects(root: &Path) -> PathBuf {
+    root.join("target/bpf")
 }
