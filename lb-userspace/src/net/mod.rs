@@ -3,6 +3,7 @@
 //! Everything here talks to the kernel's network stack and to nothing else; it knows no maps, no
 //! configuration and no policy.
 
+pub mod addresses;
 pub mod announce;
 mod frames;
 pub mod interface;

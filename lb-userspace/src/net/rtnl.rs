@@ -2,7 +2,7 @@
 //!
 //! It keeps no state and takes no decision; `view` does that.
 
-use std::{io, net::IpAddr};
+use std::{collections::BTreeSet, io, net::IpAddr};
 
 use futures::{StreamExt as _, TryStreamExt as _, channel::mpsc::UnboundedReceiver};
 use nix::libc;
@@ -100,15 +100,19 @@ impl Netlink {
     ///
     /// When the kernel cannot be asked.
     pub async fn addresses(&self) -> Result<Vec<IpAddr>, Error> {
-        let messages: Vec<AddressMessage> = self
-            .handle
-            .address()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|e| Error::from_rtnetlink("list the addresses", e))?;
-        Ok(messages.iter().filter_map(own_address).collect())
+        Ok(self.address_messages().await?.iter().filter_map(address).collect())
+    }
+
+    /// The addresses of an interface; none when it is not there.
+    pub(super) async fn addresses_of(&self, ifindex: u32) -> Result<BTreeSet<IpAddr>, Error> {
+        // The kernel filters by index only where strict checking was asked for.
+        let all = self.address_messages().await?;
+        Ok(all.iter().filter(|message| message.header.index == ifindex).filter_map(address).collect())
+    }
+
+    async fn address_messages(&self) -> Result<Vec<AddressMessage>, Error> {
+        let messages = self.handle.address().get().execute().try_collect().await;
+        messages.map_err(|e| Error::from_rtnetlink("list the addresses", e))
     }
 
     pub(super) async fn neighbours(&self) -> Result<Vec<Neighbour>, Error> {
@@ -197,20 +201,6 @@ fn refusal_text(error: &io::Error) -> String {
     }
 }
 
-/// On a point-to-point interface the attribute `Address` is the other end's.
-fn own_address(message: &AddressMessage) -> Option<IpAddr> {
-    let local = |attribute: &AddressAttribute| match attribute {
-        AddressAttribute::Local(address) => Some(*address),
-        _ => None,
-    };
-    let address = |attribute: &AddressAttribute| match attribute {
-        AddressAttribute::Address(address) => Some(*address),
-        _ => None,
-    };
-    let attributes = &message.attributes;
-    attributes.iter().find_map(local).or_else(|| attributes.iter().find_map(address))
-}
-
 fn host_prefix(address: IpAddr) -> u8 {
     match address {
         IpAddr::V4(_) => 32,
@@ -218,9 +208,39 @@ fn host_prefix(address: IpAddr) -> u8 {
     }
 }
 
+type Messages = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
+
+/// Joins multicast groups of the kernel's.
+fn listen(groups: &[MulticastGroup]) -> Result<Messages, Error> {
+    let (mut connection, _, messages) = rtnetlink::new_multicast_connection(groups).map_err(Error::Open)?;
+    let socket = connection.socket_mut().socket_mut();
+    socket.set_rx_buf_sz(EVENT_BUFFER_BYTES).map_err(Error::Open)?;
+    tokio::spawn(connection);
+    Ok(messages)
+}
+
+/// Word that an address or a link may have changed.
+pub(super) struct AddressChanges {
+    messages: Messages,
+}
+
+impl AddressChanges {
+    pub(super) fn open() -> Result<Self, Error> {
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        Ok(Self { messages: listen(&groups)? })
+    }
+
+    /// Waits for the next change. Cancel safe.
+    pub(super) async fn next(&mut self) -> Result<(), Error> {
+        let action = || "watch the addresses".to_owned();
+        let message = self.messages.next().await;
+        message.map(drop).ok_or_else(|| Error::Broken { action: action(), detail: "the events ended".into() })
+    }
+}
+
 /// Changes of links, neighbours and routes, as the kernel multicasts them.
 pub(super) struct Events {
-    messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+    messages: Messages,
 }
 
 impl Events {
@@ -233,12 +253,7 @@ impl Events {
             MulticastGroup::Ipv4Rule,
             MulticastGroup::Ipv6Rule,
         ];
-        let (mut connection, _, messages) =
-            rtnetlink::new_multicast_connection(&groups).map_err(Error::Open)?;
-        let socket = connection.socket_mut().socket_mut();
-        socket.set_rx_buf_sz(EVENT_BUFFER_BYTES).map_err(Error::Open)?;
-        tokio::spawn(connection);
-        Ok(Self { messages })
+        Ok(Self { messages: listen(&groups)? })
     }
 
     /// The next change that matters; `None` when the connection has ended. Cancel safe.
@@ -300,6 +315,19 @@ pub(super) fn link_kind(message: &LinkMessage) -> Option<String> {
         LinkInfo::Kind(kind) => Some(kind.to_string()),
         _ => None,
     })
+}
+
+/// The interface's own address; with a peer, `IFA_ADDRESS` is the peer's, and IPv6 has no `IFA_LOCAL` without one.
+fn address(message: &AddressMessage) -> Option<IpAddr> {
+    let mut own = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => own = Some(*address),
+            AddressAttribute::Address(address) => own = own.or(Some(*address)),
+            _ => {}
+        }
+    }
+    own
 }
 
 fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
