@@ -6,6 +6,7 @@
 //! | [`address`] | how addresses and endpoints are written down and hashed for the indexes |
 //! | [`branchless`] | nothing: comparisons that the verifier can follow |
 //! | [`checksum`] | how an Internet checksum follows a rewrite |
+//! | [`decap`] | which tunnelled packets a backend unpacks, and what becomes of them |
 //! | [`event`] | which flows are reported, and what a report holds |
 //! | [`flow`] | a flow's key and its keyed hash |
 //! | [`fragment`] | where the later fragments of a packet go |
@@ -34,6 +35,7 @@ extern crate std;
 pub mod address;
 pub mod branchless;
 pub mod checksum;
+pub mod decap;
 pub mod event;
 pub mod flow;
 pub mod fragment;

@@ -6,6 +6,7 @@
 mod address;
 mod branchless;
 mod checksum;
+mod decap;
 mod event;
 mod flow;
 mod index;

@@ -1,6 +1,7 @@
 //! The command line: its grammar, its exit codes and where output goes. Views only; the daemon does the work and
 //! is handed in as a function.
 
+mod decap;
 mod status;
 mod table;
 mod trace;
@@ -54,6 +55,8 @@ enum Command {
     Status(StatusArgs),
     /// Show new flows as they come: the candidates, their loads, the pick and why
     Trace(trace::TraceArgs),
+    /// On a backend: unpack the packets of `tunnel` mode, where the kernel has no tunnel device
+    Decap(decap::DecapArgs),
     /// Take backends out of service and put them back
     #[command(subcommand)]
     Backends(BackendsCommand),
@@ -134,6 +137,7 @@ fn dispatch(cli: Cli, run: impl FnOnce(Config, &Path) -> anyhow::Result<()>) -> 
         }
         Command::Status(args) => status(connect()?, &args),
         Command::Trace(args) => trace::run(connect()?, &args),
+        Command::Decap(args) => decap::run(&args),
         Command::Backends(BackendsCommand::Drain { name }) => print_change(&connect()?.drain(&name)?),
         Command::Backends(BackendsCommand::Resume { name }) => print_change(&connect()?.resume(&name)?),
         Command::Config(ConfigCommand::Check { file }) => check(&file),

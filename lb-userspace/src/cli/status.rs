@@ -132,7 +132,7 @@ fn sources(sources: &[NatSource], colour: bool) -> Option<String> {
 }
 
 /// A table of the reasons that occurred; none if none did.
-fn reasons(header: &'static str, counts: &BTreeMap<String, u64>, colour: bool) -> Option<String> {
+pub(super) fn reasons(header: &'static str, counts: &BTreeMap<String, u64>, colour: bool) -> Option<String> {
     let mut rows = counts.iter().filter(|&(_, &packets)| packets > 0).peekable();
     rows.peek()?;
     let columns = [
