@@ -2,6 +2,7 @@
 
 mod build;
 mod neighbour;
+pub mod tunnel;
 
 pub use build::{FRAME_MINIMUM, Packet, checksum_place, flags};
 pub use neighbour::{ArpRequest, Solicitation, advertisement, arp_reply};
