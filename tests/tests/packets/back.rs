@@ -217,6 +217,8 @@ fn a_change_of_what_is_skipped_holds_for_answers_too() {
     let mut plane = Plane::new(&[spec(0)]);
     let (client, vip, opened) = (at(V4.client), plane.vip_id(0), opening(&V4, TCP));
     let (_, backend) = open(&mut plane, 0, &opened);
+    let accepted = Packet::tcp(backend, client).segment(flags::SYN | flags::ACK, 500, 1001);
+    assert_eq!(plane.reason(&answering(accepted)), Reason::Returned);
     let (mut asked, mut answered) = (1001, 501);
     for skip in [100, 10, 200, 0, 50] {
         plane.apply(&[spec(skip)]);
