@@ -21,6 +21,8 @@
 #![expect(internal_features, reason = "BPF has the atomics, but only as intrinsics: see `word`")]
 
 mod backends;
+#[cfg(feature = "bench")]
+mod bench;
 mod bytes;
 mod client;
 mod deliver;

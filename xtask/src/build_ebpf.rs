@@ -131,6 +131,18 @@ pub fn fresh_is_current(root: &Path) -> Result<bool> {
     Ok(digest == source_digest(root, &FLAGS)?)
 }
 
+/// Builds an object that is not committed, and gives where it lies.
+///
+/// # Errors
+/// There is no tool chain or the build fails.
+pub fn build_object(root: &Path, object: &Object) -> Result<PathBuf> {
+    let toolchain = &usable_toolchains()?[0];
+    fetch(root, toolchain)?;
+    let path = object.fresh(root);
+    write(&path, &build_one(root, toolchain, object)?)?;
+    Ok(path)
+}
+
 /// The committed objects, by name.
 fn committed(root: &Path) -> Result<BTreeMap<&'static str, Vec<u8>>> {
     OBJECTS.iter().map(|object| Ok((object.name, read(&object.committed(root))?))).collect()
@@ -138,8 +150,7 @@ fn committed(root: &Path) -> Result<BTreeMap<&'static str, Vec<u8>>> {
 
 /// Builds all objects, strips them and leaves them in [`workspace::fresh_objects`]; gives them by name.
 fn build(root: &Path, toolchain: &Toolchain) -> Result<BTreeMap<&'static str, Vec<u8>>> {
-    let mut fetch = toolchain.cargo();
-    run_command(fetch.current_dir(root.join(EBPF_CRATE)).args(["fetch", "--locked"]))?;
+    fetch(root, toolchain)?;
     let mut objects = BTreeMap::new();
     for object in OBJECTS {
         objects.insert(object.name, build_one(root, toolchain, &object)?);
@@ -149,6 +160,11 @@ fn build(root: &Path, toolchain: &Toolchain) -> Result<BTreeMap<&'static str, Ve
     }
     write(&sources_of_fresh(root), source_digest(root, &FLAGS)?.as_bytes())?;
     Ok(objects)
+}
+
+fn fetch(root: &Path, toolchain: &Toolchain) -> Result<()> {
+    let mut fetch = toolchain.cargo();
+    run_command(fetch.current_dir(root.join(EBPF_CRATE)).args(["fetch", "--locked"]))
 }
 
 fn build_one(root: &Path, toolchain: &Toolchain, object: &Object) -> Result<Vec<u8>> {

@@ -3,6 +3,7 @@
 //! One module owns one verb; what several need (paths, child processes, the tool chain) has a module of its own.
 //! Every verb works on a clean clone: what it needs it sets up itself or names.
 
+mod bench;
 mod build_ebpf;
 mod demo;
 mod manifest;
@@ -34,6 +35,8 @@ enum Verb {
     BuildEbpf(build_ebpf::Args),
     /// Compare Guidevane with round robin and least connections on simulated inference servers
     Demo(demo::Args),
+    /// Time the packet path beside a reference, case by case
+    Bench(bench::Args),
     /// Run every test, the privileged ones included
     Test(test::Args),
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Verb::Setup(args) => setup::run(&args),
         Verb::BuildEbpf(args) => build_ebpf::run(&args),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Test(args) => test::run(&args),
     };
     match outcome {

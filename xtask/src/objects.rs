@@ -19,7 +19,15 @@ pub struct Object {
     pub variable: &'static str,
 }
 
-/// All of them.
+/// The packet path with programs around it that time it; never committed.
+pub const BENCH: Object = Object {
+    name: "guidevane-bench",
+    binary: "guidevane-ebpf",
+    features: &["bench"],
+    variable: "GUIDEVANE_OBJECT",
+};
+
+/// All that are committed.
 pub const OBJECTS: [Object; 3] = [
     Object { name: "guidevane", binary: "guidevane-ebpf", features: &[], variable: "GUIDEVANE_OBJECT" },
     Object {

@@ -1,0 +1,49 @@
+//! `bench`: builds what it takes and becomes the program that measures.
+//!
+//! The object is built anew with the feature `bench`, so what is timed is the source as it is, not what is committed.
+
+use std::{env, ffi::OsString, os::unix::process::CommandExt as _, process::Command};
+
+use anyhow::{Context as _, Result};
+
+use crate::{build_ebpf, objects::BENCH, process::root_runner, workspace};
+
+/// Arguments of `bench`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    subject: Subject,
+}
+
+#[derive(clap::Subcommand)]
+enum Subject {
+    /// Nanoseconds a packet, net of the harness, by the kernel's own test run
+    Packet(PacketArgs),
+}
+
+/// Arguments of `bench packet`: the program's own.
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+struct PacketArgs {
+    /// Options of the benchmark; `--help` shows them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    options: Vec<OsString>,
+}
+
+/// Runs the verb; returns only when it fails.
+///
+/// # Errors
+/// There is no eBPF tool chain, a build fails or the program cannot be started.
+pub fn run(args: &Args) -> Result<()> {
+    let Subject::Packet(PacketArgs { options }) = &args.subject;
+    let root = workspace::root();
+    let object = build_ebpf::build_object(&root, &BENCH)?;
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["run", "--release", "--locked", "--quiet", "--manifest-path"]).arg(root.join("Cargo.toml"));
+    cargo.args(["--package", "guidevane-tests", "--bin", "bench-packet", "--"]).args(options);
+    cargo.env(BENCH.variable, object);
+    if let Some((name, value)) = root_runner("bench packet")? {
+        cargo.env(name, value);
+    }
+    Err(cargo.exec()).context("could not start the benchmark")
+}
