@@ -1,6 +1,7 @@
 //! The test bed of Guidevane: everything that plays the part of the world around the balancer.
 
 pub mod bed;
+pub mod bench;
 pub mod cluster;
 pub mod daemon;
 pub mod fleet;

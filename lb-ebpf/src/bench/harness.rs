@@ -4,9 +4,10 @@ use aya_ebpf::{
     bindings::xdp_action, btf_maps::Array, helpers::bpf_xdp_adjust_head, macros::btf_map,
     programs::XdpContext,
 };
+use lb_common::branchless::Hide as _;
 
 use super::layout::{PORT_BASE, PORT_BITS, Run, SHORT_WORDS, TEMPLATE_WORDS, flow_of};
-use crate::bytes::Bytes;
+use crate::{bytes::Bytes, word::Opaque};
 
 #[btf_map]
 pub static BENCH_RUN: Array<Run, 1> = Array::new();
@@ -74,7 +75,9 @@ pub fn push(ctx: &XdpContext, run: &Run) -> bool {
 /// Takes off what the program has pushed, and gives `action`.
 #[inline(always)]
 pub fn undo(ctx: &XdpContext, run: &Run, action: u32) -> u32 {
-    let grown = (ctx.data_end() - ctx.data()) as i32 - run.length as i32;
+    // Hidden, or the compiler takes one pointer from the length first, in 32 bits, which no pointer fits.
+    let length = Opaque::hide((ctx.data_end() - ctx.data()) as u64);
+    let grown = length as i32 - run.length as i32;
     if run.length == 0 || grown == 0 || adjust(ctx, grown) {
         return action;
     }

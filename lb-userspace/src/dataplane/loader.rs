@@ -14,7 +14,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions, include_bytes_aligned,
     maps::Map,
-    programs::{TestRunResult, Xdp},
+    programs::{ProgramInfo, TestRunResult, Xdp},
 };
 use lb_common::{
     address::Address,
@@ -184,8 +184,22 @@ impl Kernel {
     ///
     /// When the kernel refuses.
     pub fn test_run(&self, frame: &[u8], repeat: u32) -> Result<(TestRunResult, Vec<u8>), Error> {
-        let program = self.ebpf.program(PROGRAM).ok_or(Error::Missing("program guidevane"))?;
-        let program: &Xdp = program.try_into().map_err(|source| Error::Program { name: PROGRAM, source })?;
+        self.test_run_of(PROGRAM, frame, repeat)
+    }
+
+    /// Likewise, any program of the object that is loaded. The verdict and the frame are the last repeat's.
+    ///
+    /// # Errors
+    ///
+    /// When the object has no such program, or the kernel refuses.
+    pub fn test_run_of(
+        &self,
+        name: &'static str,
+        frame: &[u8],
+        repeat: u32,
+    ) -> Result<(TestRunResult, Vec<u8>), Error> {
+        let program = self.ebpf.program(name).ok_or(Error::Missing(name))?;
+        let program: &Xdp = program.try_into().map_err(|source| Error::Program { name, source })?;
         let mut out = vec![0; frame.len() + 256];
         let result = program
             .test_run(TestRunOptions {
@@ -194,9 +208,19 @@ impl Kernel {
                 repeat,
                 ..TestRunOptions::default()
             })
-            .map_err(|source| Error::Program { name: PROGRAM, source })?;
+            .map_err(|source| Error::Program { name, source })?;
         out.truncate(result.data_size_out as usize);
         Ok((result, out))
+    }
+
+    /// Loads a program of the object that the daemon itself has no use for, and gives what the kernel says of it.
+    ///
+    /// # Errors
+    ///
+    /// When the object has no such program, or the kernel refuses.
+    pub fn load_other(&mut self, name: &'static str) -> Result<ProgramInfo, Error> {
+        load_program(&mut self.ebpf, name)?;
+        xdp(&mut self.ebpf, name)?.info().map_err(|source| Error::Program { name, source })
     }
 
     /// Instructions the verifier walked to accept the steering program.
