@@ -19,6 +19,8 @@ pub struct Args {
 enum Subject {
     /// Nanoseconds a packet, net of the harness, by the kernel's own test run
     Packet(PacketArgs),
+    /// Build the kernel object with the benchmark's programs alone, and say where it lies
+    Object,
 }
 
 /// Arguments of `bench packet`: the program's own.
@@ -30,14 +32,17 @@ struct PacketArgs {
     options: Vec<OsString>,
 }
 
-/// Runs the verb; returns only when it fails.
+/// Runs the verb; a benchmark takes this program's place.
 ///
 /// # Errors
 /// There is no eBPF tool chain, a build fails or the program cannot be started.
 pub fn run(args: &Args) -> Result<()> {
-    let Subject::Packet(PacketArgs { options }) = &args.subject;
     let root = workspace::root();
     let object = build_ebpf::build_object(&root, &BENCH)?;
+    let Subject::Packet(PacketArgs { options }) = &args.subject else {
+        println!("{}", object.display());
+        return Ok(());
+    };
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["run", "--release", "--locked", "--quiet", "--manifest-path"]).arg(root.join("Cargo.toml"));
     cargo.args(["--package", "guidevane-tests", "--bin", "bench-packet", "--"]).args(options);

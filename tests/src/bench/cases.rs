@@ -12,11 +12,14 @@ use super::{
 /// Verdicts as the kernel numbers them.
 const DROP: u32 = 1;
 const PASS: u32 = 2;
-const TRANSMIT: u32 = 3;
+/// See [`DROP`]; sent on.
+pub(super) const TRANSMIT: u32 = 3;
 
 /// What goes before each measured run, unmeasured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Before {
+    /// Nothing: these packets leave no trace.
+    Nothing,
     /// A lap of the same packets: tables and caches are as these packets themselves leave them.
     Same,
     /// The tables are emptied, so that each flow is new.
@@ -133,9 +136,9 @@ impl List<'_> {
             _ => ((Reason::Unknown, TRANSMIT), (Seen::Miss, TRANSMIT)),
         };
         for bits in [ONE, M1] {
-            self.add("miss", bits, &[], Before::Same, Shot::Ack, miss);
+            self.add("miss", bits, &[], Before::Nothing, Shot::Ack, miss);
         }
-        self.add("rst-miss", ONE, &[], Before::Same, Shot::Reset, miss);
+        self.add("rst-miss", ONE, &[], Before::Nothing, Shot::Reset, miss);
     }
 
     fn udp(&mut self) {

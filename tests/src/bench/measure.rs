@@ -7,7 +7,7 @@ use lb_common::reason::Reason;
 
 use super::{
     bed::{Bed, Counts, FORGET, GUIDEVANE, HARNESS, REFERENCE},
-    cases::{Before, Case, Event, Packets},
+    cases::{Before, Case, Event, Packets, TRANSMIT},
     layout::Seen,
     shots::{Salvo, Shot},
 };
@@ -156,7 +156,7 @@ impl<'a> Field<'a> {
                 field.lead = match before {
                     Before::Same => Some(salvo(shot)),
                     Before::Requests => Some(salvo(Shot::Request)),
-                    Before::Empty => None,
+                    Before::Nothing | Before::Empty => None,
                 };
                 field.service = Some(service);
                 field.empties = before == Before::Empty;
@@ -180,12 +180,17 @@ impl<'a> Field<'a> {
         let mut kept = self.salvo.clone();
         kept.run.length = 0;
         let mut wrong = Vec::new();
-        for (program, verdict) in [(GUIDEVANE, self.case.ours.1), (REFERENCE, self.case.reference.1)] {
+        let push = self.service.map_or((0, 0), |service| {
+            let service = &bed.services[service];
+            (service.push(), service.reference_push())
+        });
+        for (program, verdict, push) in
+            [(GUIDEVANE, self.case.ours.1, push.0), (REFERENCE, self.case.reference.1, push.1)]
+        {
+            let push = if verdict == TRANSMIT { i64::from(push) } else { 0 };
             let volley = bed.shoot(program, &kept, self.next, 1)?;
-            let transmit = 3;
-            let push = if verdict == transmit { self.salvo.run.push as usize } else { 0 };
             let grown = volley.length as i64 - self.salvo.frame.len() as i64;
-            if grown != push as i64 {
+            if grown != push {
                 wrong.push(format!("{program} made a frame longer by {grown} bytes, not {push}"));
             }
         }
@@ -197,7 +202,10 @@ impl<'a> Field<'a> {
     fn prepare(&self, bed: &mut Bed) -> Result<()> {
         if self.empties {
             bed.empty_ours();
-            bed.shoot(FORGET, &self.salvo.clone().in_order(), 0, self.lap as u32)?;
+            // In another order than they were entered, so that the room they leave has none.
+            let all = u64::from(self.repeat) == self.lap;
+            let salvo = if all { self.salvo.clone().in_order() } else { self.salvo.clone() };
+            bed.shoot(FORGET, &salvo, 0, self.repeat)?;
         }
         Ok(())
     }
@@ -224,11 +232,12 @@ impl<'a> Field<'a> {
 
     /// The unmeasured lap before a run; gives the number that the run starts with.
     fn lead(&self, bed: &mut Bed, program: &'static str) -> Result<u64> {
-        let Some(lead) = &self.lead else {
+        if self.empties {
             cool();
-            return Ok(self.next);
-        };
-        bed.shoot(program, lead, self.next, self.lap as u32)?;
+        }
+        let Some(lead) = &self.lead else { return Ok(self.next) };
+        let packets = if self.case.is_one_lap() { self.repeat } else { self.lap as u32 };
+        bed.shoot(program, lead, self.next, packets)?;
         Ok(self.next + self.lap)
     }
 

@@ -24,6 +24,8 @@ pub const INNER_MAC: Mac = [2, 0, 0, 0, 0, 0xa];
 /// Test runs come in on the loopback interface, whose index this is in every network namespace.
 const HERE: u32 = 1;
 const ETHERNET_MTU: u16 = 1500;
+/// Bytes of a UDP header.
+const UDP: u32 = 8;
 const VIP_PORT: u16 = 443;
 const BACKEND_PORT: u16 = 8000;
 
@@ -128,7 +130,6 @@ impl Service {
 
     /// Bytes that the outer header takes.
     pub const fn push(&self) -> u32 {
-        const UDP: u32 = 8;
         let outer = match self.backend_family {
             Family::V4 => 20,
             Family::V6 => 40,
@@ -138,6 +139,11 @@ impl Service {
             Mode::Tunnel => outer,
             _ => 0,
         }
+    }
+
+    /// Likewise by the reference, whose tunnels are all plain IP in IP.
+    pub const fn reference_push(&self) -> u32 {
+        if self.gue { self.push() - UDP } else { self.push() }
     }
 
     /// An endpoint of this VIP's protocol.

@@ -23,6 +23,9 @@ struct Args {
     /// Run only cases whose name contains one of these
     #[arg(long, value_name = "SUBSTRING")]
     only: Vec<String>,
+    /// Leave out cases whose name contains one of these
+    #[arg(long, value_name = "SUBSTRING")]
+    skip: Vec<String>,
     /// Rounds; figures are medians of these
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -48,11 +51,13 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let wanted = |name: &str| args.only.is_empty() || args.only.iter().any(|part| name.contains(part));
+    let has = |name: &str, parts: &[String]| parts.iter().any(|part| name.contains(part.as_str()));
+    let wanted = |name: &str| args.only.is_empty() || has(name, &args.only);
     let mut cases = cases::all(&guidevane_tests::bench::services::all());
     cases.retain(|case| wanted(&case.name) || case.kernel_name.is_some_and(wanted));
+    cases.retain(|case| !has(&case.name, &args.skip));
     if cases.is_empty() {
-        bail!("no case is called {}; `--list` names them all", args.only.join(" or "));
+        bail!("no case is left; without `--only` and `--skip`, `--list` names them all");
     }
     if args.list {
         for case in &cases {
