@@ -1,6 +1,7 @@
 //! `bench`: builds what it takes and becomes the program that measures.
 //!
 //! The object is built anew with the feature `bench`, so what is timed is the source as it is, not what is committed.
+//! The program itself is not optimised: all that it measures runs in the kernel.
 
 use std::{env, ffi::OsString, os::unix::process::CommandExt as _, process::Command};
 
@@ -44,7 +45,7 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     };
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["run", "--release", "--locked", "--quiet", "--manifest-path"]).arg(root.join("Cargo.toml"));
+    cargo.args(["run", "--locked", "--quiet", "--manifest-path"]).arg(root.join("Cargo.toml"));
     cargo.args(["--package", "guidevane-tests", "--bin", "bench-packet", "--"]).args(options);
     cargo.env(BENCH.variable, object);
     if let Some((name, value)) = root_runner("bench packet")? {
