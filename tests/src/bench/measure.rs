@@ -177,6 +177,10 @@ impl<'a> Field<'a> {
             }
             self.next += self.lap;
         }
+        if self.empties {
+            // A new LRU map hands out its entries in the order of memory: one in use never does.
+            bed.shoot(REFERENCE, &self.salvo, 0, self.repeat)?;
+        }
         let mut kept = self.salvo.clone();
         kept.run.length = 0;
         let mut wrong = Vec::new();
