@@ -30,10 +30,10 @@ impl FragmentKey {
         let tail = self.id as u64 | (self.protocol as u64) << 32;
         if self.source.is_v4() {
             let ends = self.source.0[3] as u64 | (self.destination.0[3] as u64) << 32;
-            return siphash::hash(key, [ends, tail]);
+            return siphash::hash(key, [ends], tail, 5);
         }
         let ([a, b], [c, d]) = (self.source.halves(), self.destination.halves());
-        siphash::hash(key, [a, b, c, d, tail])
+        siphash::hash(key, [a, b, c, d], tail, 5)
     }
 }
 

@@ -335,6 +335,10 @@ pub struct Total {
 }
 
 /// `FLOW_INFO`: the cold line of the slot with the same number.
+///
+/// In `nat` it is written when the flow opens, for its answers. Where servers answer directly nothing needs it
+/// before the client sends more than a SYN, and a SYN that does not touch it costs a third less: until then the
+/// line is whatever flow's had the slot before ([`FlowInfo::is_of`]). So a flood of SYNs touches none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowInfo {
@@ -354,8 +358,22 @@ pub struct FlowInfo {
     pub track: Track,
     /// When it was opened, `CLOCK_MONOTONIC` nanoseconds.
     pub opened_at: u64,
-    /// When its last request went out, likewise; 0 before the first.
-    pub request_at: u64,
+    /// When its last request went out, in units of [`Histogram::UNIT_NS`] of that clock, modulo 2^32 of them (73
+    /// minutes); 0 before the first.
+    pub request_at: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+impl FlowInfo {
+    /// Whether this is the line of a client's flow to a VIP.
+    #[inline(always)]
+    pub fn is_of(&self, client: &Address, client_port_be: u16, vip: u16) -> bool {
+        let ([a, b], [c, d]) = (self.client.halves(), client.halves());
+        let differs =
+            (a ^ c) | (b ^ d) | (self.client_port_be ^ client_port_be) as u64 | (self.vip ^ vip) as u64;
+        differs == 0
+    }
 }
 
 /// Buckets of a [`Histogram`].

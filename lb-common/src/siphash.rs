@@ -1,4 +1,4 @@
-//! SipHash-1-3 over whole 64-bit words: the keyed hash of flows.
+//! SipHash-1-3 over words in registers: the keyed hash of flows.
 //!
 //! A secret key is what keeps an outsider from aiming at a set of the flow table or at a backend.
 //! Source: Aumasson and Bernstein, "SipHash: a fast short-input PRF" (2012), with one compression and
@@ -44,9 +44,10 @@ impl Lanes {
     }
 }
 
-/// Hashes `words`, each taken as eight little-endian bytes, under `key`.
+/// Hashes a message under `key`: `words`, each taken as eight little-endian bytes, and the `bytes` low bytes of
+/// `tail`, at most seven; the others are zero.
 #[inline(always)]
-pub fn hash<const N: usize>(key: Key, words: [u64; N]) -> u64 {
+pub fn hash<const N: usize>(key: Key, words: [u64; N], tail: u64, bytes: u64) -> u64 {
     let mut lanes = Lanes {
         v0: key.k0 ^ 0x736f_6d65_7073_6575,
         v1: key.k1 ^ 0x646f_7261_6e64_6f6d,
@@ -57,7 +58,7 @@ pub fn hash<const N: usize>(key: Key, words: [u64; N]) -> u64 {
         lanes.absorb(word);
     }
     // The last block carries the message's length in bytes, modulo 256, in its top byte.
-    lanes.absorb(((N as u64 * 8) & 0xff) << 56);
+    lanes.absorb(tail | (N as u64 * 8 + bytes) << 56);
     lanes.v2 ^= 0xff;
     lanes.round();
     lanes.round();

@@ -282,6 +282,28 @@ pub const fn opened(segment: &Segment, flags: u32) -> Track {
     Track { high_sequence: segment.sequence.wrapping_add(1), baseline: segment.acknowledged, flags }
 }
 
+/// Whether the numbers in the line of a flow's slot, which are of the same client and port, are of this very
+/// connection: those of a half-open one are not written down before its second SYN, unless answers pass here.
+#[inline(always)]
+pub const fn is_begun(state: State, track: &Track, segment: &Segment) -> bool {
+    match state {
+        State::Opening | State::Stale if track.flags & BOTH_WAYS == 0 => {
+            segment.flags.opens() && track.high_sequence == segment.sequence.wrapping_add(1)
+        }
+        _ => true,
+    }
+}
+
+/// The numbers of a flow whose opening nobody wrote down, from the first segment that says something of it: its
+/// payload is the first.
+#[inline(always)]
+pub const fn found(segment: &Segment) -> Track {
+    match segment.flags.opens() {
+        true => opened(segment, 0),
+        false => Track { high_sequence: segment.sequence, baseline: segment.acknowledged, flags: 0 },
+    }
+}
+
 /// The server's SYN-ACK, seen on the return path of `nat`.
 #[inline(always)]
 pub const fn on_syn_ack(track: Track, sequence: u32) -> Track {

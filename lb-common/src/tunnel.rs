@@ -1,7 +1,5 @@
 //! Tunnels: what goes around a packet.
 
-use crate::{address::Address, flow::mix};
-
 /// Bytes of an IPv4 header without options.
 pub const IPV4_BYTES: u32 = 20;
 /// Bytes of an IPv6 header.
@@ -26,14 +24,11 @@ pub const fn overhead(outer_v4: bool, gue: bool) -> u32 {
     (if outer_v4 { IPV4_BYTES } else { IPV6_BYTES }) + if gue { UDP_BYTES } else { 0 }
 }
 
-/// Bits by which the outer headers of a client's flow differ from others', so that the receiver's queues all
-/// get their part.
-///
-/// They need not be secret, only spread, and the same for all of a flow's packets.
+/// Bits by which the outer headers of a flow differ from others', so that the receiver's queues all get their
+/// part: those of the flow's hash that say nothing about its first set.
 #[inline(always)]
-pub const fn entropy(client: &Address, client_port_be: u16) -> u32 {
-    let [high, low] = client.halves();
-    (mix(high ^ low.rotate_left(16) ^ client_port_be as u64) >> 32) as u32
+pub const fn entropy(hash: u64) -> u32 {
+    (hash >> 32) as u32
 }
 
 /// A source in the prefix that `base` starts, in memory order like the prefix's free bits `spread`.
@@ -51,17 +46,15 @@ pub const fn source_port(entropy: u32) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::mix;
 
     #[test]
-    fn flows_of_one_client_spread_over_the_whole_prefix() {
-        let client = Address::from_v4([10, 0, 0, 1]);
-        let spread = u32::from_ne_bytes([0, 0, 0, 0xff]);
+    fn flows_spread_over_the_whole_prefix_and_stay_in_it() {
+        let (base, spread) = (u32::from_ne_bytes([172, 16, 0, 0]), u32::from_ne_bytes([0, 0, 0, 0xff]));
         let mut seen = std::collections::HashSet::new();
-        for port in 1024u16..9216 {
-            let source =
-                outer_source(u32::from_ne_bytes([172, 16, 0, 0]), spread, entropy(&client, port.to_be()));
-            let [a, b, c, d] = source.to_ne_bytes();
-            assert_eq!([a, b, c], [172, 16, 0], "port {port}");
+        for flow in 0..8192u64 {
+            let [a, b, c, d] = outer_source(base, spread, entropy(mix(flow))).to_ne_bytes();
+            assert_eq!([a, b, c], [172, 16, 0], "flow {flow}");
             seen.insert(d);
         }
         assert_eq!(seen.len(), 256, "addresses in use");

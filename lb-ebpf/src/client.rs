@@ -1,15 +1,12 @@
-//! Packets to VIPs: which flow, which backend.
+//! Packets to VIPs: which flow, which backend. What opens a flow, or is of none, goes on to [`crate::opening`].
 
-use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use aya_ebpf::programs::XdpContext;
 use lb_common::{
     address::Endpoint,
-    flow::FlowKey,
     header::TCP,
-    layout::{FlowInfo, Mode, Vip, backend_bits, vip_flags},
-    pick::Policy,
+    layout::{Vip, vip_flags},
     reason::Reason,
-    slot::State,
-    track::{self, Segment, Track},
+    track::Segment,
 };
 
 use crate::{
@@ -17,34 +14,44 @@ use crate::{
     deliver::Way,
     flows::{self, Flow},
     forward,
+    maps::VIPS,
+    opening::{self, guidevane_prepare},
     packet::{self, Packet},
     quic,
     steer::Verdict,
-    trace,
 };
 
-/// A client's packet, TCP or UDP. A global function: see [`crate::steer`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn guidevane_client(ctx: *mut xdp_md) -> u64 {
-    let Some(packet) = packet::current() else { return Verdict::INTERNAL.0 };
-    let Some((element, vip)) = vip_at(&packet.to()) else { return Verdict::ELSEWHERE.0 };
-    let verdict = match to_vip(&XdpContext::new(ctx), packet, element, vip) {
-        Ok((backend, way, reason)) => Verdict::deliver(vip.id, backend, way, reason),
-        Err(reason) => Verdict::new(Err(reason), vip.id),
-    };
-    verdict.0
+/// What [`guidevane_any_port`] gives when there is no such VIP.
+const NOTHING: u32 = u32::MAX;
+
+/// The VIP that the packet at hand is for.
+#[inline(always)]
+pub fn vip_of(packet: &Packet) -> Option<(u32, &'static Vip)> {
+    if let Some(found) = backends::vip_at(&packet.to()) {
+        return Some(found);
+    }
+    match guidevane_any_port() {
+        NOTHING => None,
+        element => VIPS.get(element).map(|vip| (element, vip)),
+    }
 }
 
-/// A backend, how it was found, and why.
-pub type Found = Result<(u16, Way, Reason), Reason>;
+/// The element of the VIP of all ports that the packet at hand is for. A global function: see
+/// [`crate::steer`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guidevane_any_port() -> u32 {
+    packet::current().and_then(|packet| any_port(&packet.to())).map_or(NOTHING, |(element, _)| element)
+}
 
 /// The VIP at an endpoint: that of its very port, or else that of all ports of its address.
 #[inline(always)]
 pub fn vip_at(endpoint: &Endpoint) -> Option<(u32, &'static Vip)> {
-    if let Some(found) = backends::vip_at(endpoint) {
-        return Some(found);
-    }
+    backends::vip_at(endpoint).or_else(|| any_port(endpoint))
+}
+
+#[inline(always)]
+fn any_port(endpoint: &Endpoint) -> Option<(u32, &'static Vip)> {
     let (_, address) = backends::vip_at(&Endpoint::address_only(endpoint.address))?;
     if address.flags & vip_flags::ANY_PORT == 0 {
         return None;
@@ -52,147 +59,55 @@ pub fn vip_at(endpoint: &Endpoint) -> Option<(u32, &'static Vip)> {
     backends::vip_at(&Endpoint { port_be: 0, ..*endpoint })
 }
 
+/// A client's packet, TCP or UDP.
 #[inline(always)]
-fn to_vip(ctx: &XdpContext, packet: &Packet, element: u32, vip: &Vip) -> Found {
-    // Never an option: what is in one that is none is undefined, and the verifier refuses to see it copied.
-    let segment = if is_datagram(packet) {
-        packet.datagram(ctx)?;
-        Segment::default()
-    } else {
-        packet.segment(ctx)?
+pub fn to_vip(ctx: &XdpContext, packet: &mut Packet, element: u32, vip: &Vip) -> Verdict {
+    let checked = read(ctx, packet).and_then(|segment| forward::may_go_on(packet).map(|()| segment));
+    let segment = match checked {
+        Ok(segment) => segment,
+        Err(reason) => return Verdict::new(Err(reason), vip.id),
     };
-    forward::may_go_on(packet)?;
-    match quic::backend(ctx, packet, vip) {
-        Some(backend) => Ok((backend, Way::Table, Reason::ConnectionId)),
-        None => find_or_open(ctx, packet, element, vip, &segment),
+    packet.element = element;
+    packet.hash = packet.flow_to(vip.id).hash(flows::key());
+    if vip.quic != 0
+        && let Some(backend) = quic::backend(ctx, packet, vip)
+    {
+        return Verdict::deliver(vip.id, backend, Way::Table, Reason::ConnectionId);
     }
-}
-
-#[inline(always)]
-fn is_datagram(packet: &Packet) -> bool {
-    packet.protocol != TCP
-}
-
-#[inline(always)]
-fn find_or_open(ctx: &XdpContext, packet: &Packet, element: u32, vip: &Vip, segment: &Segment) -> Found {
-    let key = packet.flow_to(vip.id);
-    let hash = key.hash(flows::key());
-    let flow = flows::find(hash, vip);
-    let datagram = is_datagram(packet);
-    let opens = datagram || segment.flags.opens();
-    if flow.is_known() && !(opens && wants_another(&flow, datagram)) {
-        if datagram {
-            flow.on_datagram(vip.id);
-        } else {
-            flow.on_segment(vip.id, segment, vip.skip_bytes);
-        }
-        return Ok((flow.slot.backend(), Way::Flow(flow.number), Reason::Established));
+    let flow = flows::find(packet, packet.hash, vip);
+    if flow.is_known() && goes_on(packet, &segment, &flow) {
+        note(packet, vip, &segment, &flow);
+        return Verdict::deliver(vip.id, flow.slot.backend(), Way::Flow(flow.number), Reason::Established);
     }
-    if opens {
-        return open(ctx, packet, element, vip, hash, &flow, segment);
+    Verdict(guidevane_prepare(ctx.ctx))
+}
+
+/// The packet's TCP header; no flag set for a datagram. Never an option: what is in one that is none is
+/// undefined, and the verifier refuses to see it copied.
+#[inline(always)]
+pub fn read(ctx: &XdpContext, packet: &Packet) -> Result<Segment, Reason> {
+    if packet.protocol == TCP {
+        return packet.segment(ctx);
     }
-    Ok((by_table(element, vip, &key, hash)?, Way::Table, Reason::Unknown))
+    packet.datagram(ctx)?;
+    Ok(Segment::default())
 }
 
-/// Where packets of unknown flows go. In `nat` nothing could translate the answer.
+/// Whether a packet of a known flow does nothing but go on with it.
 #[inline(always)]
-pub fn by_table(element: u32, vip: &Vip, key: &FlowKey, hash: u64) -> Result<u16, Reason> {
-    if vip.mode == Mode::Nat as u8 {
-        return Err(Reason::UnknownNat);
+fn goes_on(packet: &Packet, segment: &Segment, flow: &Flow) -> bool {
+    if packet.protocol == TCP {
+        return !segment.flags.opens();
     }
-    let affinity = affinity(vip, key, hash);
-    backends::choose(element, Policy::Hash as u8, affinity, hash).ok_or(Reason::NoBackend)
+    !opening::wants_another(flow, true)
 }
 
-/// A new flow, or one that is picked anew; reported if it is sampled.
+/// Notes what a packet does to its flow.
 #[inline(always)]
-fn open(
-    ctx: &XdpContext,
-    packet: &Packet,
-    element: u32,
-    vip: &Vip,
-    hash: u64,
-    flow: &Flow,
-    segment: &Segment,
-) -> Found {
-    let found = enter(ctx, packet, element, vip, hash, flow, segment);
-    trace::outcome(packet, vip.id, &found);
-    found
-}
-
-#[inline(always)]
-fn enter(
-    ctx: &XdpContext,
-    packet: &Packet,
-    element: u32,
-    vip: &Vip,
-    hash: u64,
-    flow: &Flow,
-    segment: &Segment,
-) -> Found {
-    let affinity = affinity(vip, &packet.flow_to(vip.id), hash);
-    let backend = backends::choose_new(element, vip.rule.policy, affinity, hash).ok_or(Reason::NoBackend)?;
-    let entered = if flow.is_known() {
-        match flow.reopen(vip.id, backend) {
-            Ok(number) => Some(number),
-            // The same flow, reopened by its twin on another CPU: that one's pick holds.
-            Err(slot) if slot.tag() == flow.slot.tag() => {
-                return Ok((slot.backend(), Way::Flow(flow.number), Reason::Established));
-            }
-            Err(_) => None,
-        }
+pub fn note(packet: &Packet, vip: &Vip, segment: &Segment, flow: &Flow) {
+    if packet.protocol == TCP {
+        flow.on_segment(vip.id, segment, vip.skip_bytes);
     } else {
-        flows::open(hash, vip, backend)
-    };
-    if entered.is_none() && vip.flags & vip_flags::SOURCE_NAT != 0 {
-        return Err(Reason::NoPort);
+        flow.on_datagram(vip.id);
     }
-    let Some(number) = entered else { return Ok((backend, Way::Table, Reason::Untracked)) };
-    if let Some(line) = flows::info(number) {
-        write_line(ctx, packet, vip, segment, line);
-    }
-    Ok((backend, Way::Flow(number), Reason::NewFlow))
-}
-
-/// The hash by which a VIP picks.
-#[inline(always)]
-fn affinity(vip: &Vip, key: &FlowKey, hash: u64) -> u64 {
-    if vip.flags & vip_flags::CLIENT_AFFINITY == 0 {
-        return hash;
-    }
-    let [high, low] = key.client.halves();
-    flows::guidevane_client_hash(high, low, key.vip.into())
-}
-
-/// Whether a flow in the table is picked anew: it was closed, or its backend is down. `datagram` flows
-/// have no connection to lose, so any of their packets may move them.
-#[inline(always)]
-fn wants_another(flow: &Flow, datagram: bool) -> bool {
-    if flow.slot.state() as u8 == State::Closed as u8 && !datagram {
-        return true;
-    }
-    const ALIVE: u32 = backend_bits::PRESENT | backend_bits::HEALTHY;
-    // What follows a FIN is a new connection: it may not go where new ones are not welcome.
-    let closing = flow.slot.state() as u8 == State::Closing as u8;
-    let wanted = if closing { backend_bits::ELIGIBLE } else { ALIVE };
-    backends::backend(flow.slot.backend()).is_none_or(|(control, _)| control & wanted != wanted)
-}
-
-/// Writes a new flow's cold line.
-#[inline(always)]
-fn write_line(ctx: &XdpContext, packet: &Packet, row: &Vip, segment: &Segment, line: *mut FlowInfo) {
-    let both_ways = if row.mode == Mode::Nat as u8 { track::BOTH_WAYS } else { 0 };
-    let Ok((own_mac, client_mac)) = forward::frame_addresses(ctx) else { return };
-    let FlowInfo { client, client_port_be, vip, client_mac: from, own_mac: to, interface, track, opened_at, request_at } =
-        // SAFETY: the pointer is to a whole element of the map, plain numbers.
-        unsafe { &mut *line };
-    // Field by field: a whole line would take a seventh of the stack.
-    *client = packet.source;
-    *client_port_be = packet.source_port_be;
-    *vip = row.id;
-    (*from, *to) = (client_mac, own_mac);
-    *interface = ctx.ingress_ifindex() as u32;
-    *track = if is_datagram(packet) { Track::default() } else { track::opened(segment, both_ways) };
-    *opened_at = flows::nanoseconds();
-    *request_at = 0;
 }

@@ -1,10 +1,6 @@
 //! Sending a packet to a backend, in its VIP's mode.
 
-use aya_ebpf::{
-    bindings::{xdp_action, xdp_md},
-    helpers::bpf_redirect,
-    programs::XdpContext,
-};
+use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext};
 use lb_common::{
     layout::{Hop, Mode, Vip, backend_bits, vip_flags},
     reason::Reason,
@@ -15,7 +11,7 @@ use crate::{
     forward::{self, End, Identity},
     fragments,
     maps::TRAFFIC,
-    packet::{self, Packet, Part},
+    packet::{Packet, Part},
     ports,
     steer::Verdict,
     tunnel,
@@ -30,15 +26,12 @@ pub enum Way {
     Table,
 }
 
-/// Sends the packet at hand to the backend of a [`Verdict`]. A global function: see [`crate::steer`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn guidevane_deliver(ctx: *mut xdp_md, verdict: u64) -> u64 {
-    let Some(packet) = packet::current() else { return Verdict::INTERNAL.0 };
-    let verdict = Verdict(verdict);
-    match to_backend(&XdpContext::new(ctx), packet, verdict) {
-        Ok(action) => verdict.done(action).0,
-        Err(reason) => Verdict::new(Err(reason), verdict.owner()).0,
+/// Sends a packet to the backend of a [`Verdict`].
+#[inline(always)]
+pub fn deliver(ctx: &XdpContext, packet: &mut Packet, verdict: Verdict) -> Verdict {
+    match to_backend(ctx, packet, verdict) {
+        Ok(action) => verdict.done(action),
+        Err(reason) => Verdict::new(Err(reason), verdict.owner()),
     }
 }
 
@@ -64,7 +57,7 @@ fn to_backend(ctx: &XdpContext, packet: &mut Packet, verdict: Verdict) -> Result
         NAT => translate(ctx, packet, vip, hop, verdict.way())?,
         _ => {}
     }
-    send(ctx, id, hop)
+    send(ctx, packet, id, hop)
 }
 
 const TUNNEL: u8 = Mode::Tunnel as u8;
@@ -108,26 +101,26 @@ pub fn out_of(ctx: &XdpContext, interface: u32) -> u32 {
     unsafe { bpf_redirect(interface, 0) as u32 }
 }
 
-/// Sends the frame to a backend's next hop and counts it.
+/// Sends the frame to a backend's next hop and counts the packet in it, without what a tunnel adds.
 #[inline(always)]
-pub fn send(ctx: &XdpContext, id: u16, hop: &Hop) -> Result<u32, Reason> {
+pub fn send(ctx: &XdpContext, packet: &Packet, id: u16, hop: &Hop) -> Result<u32, Reason> {
     forward::address_frame(ctx, hop.mac, hop.source_mac)?;
     if let Some(traffic) = TRAFFIC.get_ptr_mut(u32::from(id)) {
         // SAFETY: this CPU's own element of the map.
         unsafe { (*traffic).packets += 1 };
         // SAFETY: as above.
-        unsafe { (*traffic).bytes += packet::frame_length(ctx) as u64 };
+        unsafe { (*traffic).bytes += u64::from(packet.bytes()) };
     }
     Ok(out_of(ctx, hop.interface))
 }
 
 /// Counts a frame that came back from a backend.
 #[inline(always)]
-pub fn count_returned(ctx: &XdpContext, id: u16) {
+pub fn count_returned(packet: &Packet, id: u16) {
     if let Some(traffic) = TRAFFIC.get_ptr_mut(u32::from(id)) {
         // SAFETY: this CPU's own element of the map.
         unsafe { (*traffic).returned_packets += 1 };
         // SAFETY: as above.
-        unsafe { (*traffic).returned_bytes += packet::frame_length(ctx) as u64 };
+        unsafe { (*traffic).returned_bytes += u64::from(packet.bytes()) };
     }
 }

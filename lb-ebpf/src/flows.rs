@@ -17,6 +17,7 @@ use crate::{
     maps::{
         AGE_SHIFT, BACKENDS, FLOW_INFO, KEY0, KEY1, LOADS, PROGRESS, SET_MASK, TOTALS, TRAFFIC, flow_set,
     },
+    packet::{self, Packet},
     word::{add_u64, fetch_add_u32},
 };
 
@@ -97,38 +98,45 @@ impl Sets {
     }
 }
 
+/// The same in units of the histograms.
+#[inline(always)]
+fn units() -> u32 {
+    (nanoseconds() >> Histogram::UNIT_SHIFT) as u32
+}
+
 /// Looks a flow of a VIP up in both of its sets. One that is in neither has an empty slot
 /// ([`Flow::is_known`]).
+///
+/// What was found goes through the packet's map element, so that the verifier goes on from one state, wherever
+/// in the sets that was. A function of its own would do as well, but returning from one takes some five
+/// nanoseconds where the kernel guards returns (`spec_rstack_overflow`).
 #[inline(always)]
-pub fn find(hash: u64, vip: &Vip) -> Flow {
+pub fn find(packet: &mut Packet, hash: u64, vip: &Vip) -> Flow {
     let Sets { first, second, .. } = Sets::of(hash, vip);
-    let found = guidevane_find(hash, first, second);
-    if found == NOTHING {
-        return Flow { slot: Slot::EMPTY, number: 0 };
-    }
-    Flow { slot: Slot(slot::tag(hash) | found >> 32), number: found as u32 }
-}
-
-/// Looks in both sets: the slot's lower bits above its number. A global function of scalars: see
-/// [`crate::backends::guidevane_choose`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn guidevane_find(hash: u64, first: u32, second: u32) -> u64 {
-    let tag = slot::tag(hash);
-    match find_in(first, tag) {
-        NOTHING => find_in(second, tag),
-        found => found,
-    }
+    let packet = &raw mut *packet;
+    let (slot, number) = look(hash, first, second);
+    // SAFETY: the pointer is to the whole packet, of which nobody else has a part now.
+    unsafe { (&raw mut (*packet).slot).write_volatile(slot.0) };
+    // SAFETY: as above.
+    unsafe { (&raw mut (*packet).number).write_volatile(number) };
+    // SAFETY: as above.
+    let slot = unsafe { (&raw const (*packet).slot).read_volatile() };
+    // SAFETY: as above.
+    let number = unsafe { (&raw const (*packet).number).read_volatile() };
+    Flow { slot: Slot(slot), number }
 }
 
 #[inline(always)]
-fn find_in(set: u32, tag: u64) -> u64 {
-    let Some(words) = flow_set(set) else { return NOTHING };
-    let Found { position, slot } = table::find(words, tag);
-    if slot.0 == Slot::EMPTY.0 {
-        return NOTHING;
+fn look(hash: u64, first: u32, second: u32) -> (Slot, u32) {
+    let tag = slot::tag(hash);
+    for set in [first, second] {
+        let Some(words) = flow_set(set) else { break };
+        let Found { position, slot } = table::find(words, tag);
+        if slot.0 != Slot::EMPTY.0 {
+            return (slot, set * WAYS as u32 + position as u32);
+        }
     }
-    slot.rest() << 32 | u64::from(set * WAYS as u32 + position as u32)
+    (Slot::EMPTY, 0)
 }
 
 /// The cold line of a slot.
@@ -137,58 +145,76 @@ pub fn info(number: u32) -> Option<*mut FlowInfo> {
     FLOW_INFO.get_ptr_mut(number)
 }
 
-/// Enters a new flow of a VIP and gives its slot's number; none when other CPUs took the chosen slot every
-/// time, or when the slot would be a port and none is free.
+/// The place of a new flow: a slot, and what it was worth when it was chosen.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Place(u64);
+
+/// What [`guidevane_place`] gives when there is no place.
+const NOWHERE: u64 = u64::MAX;
+
+/// Chooses the place of a new flow of a VIP; none when the slot would be a port and none is free.
 #[inline(always)]
-pub fn open(hash: u64, vip: &Vip, backend: u16) -> Option<u32> {
+pub fn place(hash: u64, vip: &Vip) -> Option<Place> {
     let Sets { first, second, most } = Sets::of(hash, vip);
-    let ends = u32::from(vip.id) | u32::from(backend) << 16;
-    for _ in 0..ATTEMPTS {
-        let number = guidevane_open(hash, ends, first, second, most);
-        if number != NOTHING {
-            return Some(number as u32);
-        }
-    }
-    None
+    let place = Place(guidevane_place(first, second, most));
+    (place.0 != NOWHERE).then_some(place)
 }
 
-/// What a look-up gives that found nothing, or an entry that found no place.
-pub const NOTHING: u64 = u64::MAX;
+impl Place {
+    #[inline(always)]
+    const fn number(self) -> u32 {
+        self.0 as u32
+    }
 
-/// How often a new flow looks for a place: a connection that is not entered is lost as soon as its next
-/// packet goes by the table. Two CPUs enter flows into one set at the same moment once in some ten thousand
-/// times; three hardly ever do.
-const ATTEMPTS: u32 = 2;
+    #[inline(always)]
+    const fn worth(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
 
-/// Entering a flow into one of two sets, in place of what is worth `most` at most: a global function of scalars,
-/// see [`crate::backends::guidevane_choose`]. `ends` holds the VIP's id in its low half and the backend's in its
-/// high one.
+/// Chooses a slot in one of two sets that is worth `most` at most: its number, below what it is worth. A global
+/// function of scalars: see [`crate::backends::guidevane_choose`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn guidevane_open(hash: u64, ends: u32, first: u32, second: u32, most: u32) -> u64 {
-    match enter(hash, ends as u16, (ends >> 16) as u16, [first, second], most) {
-        Some(number) => u64::from(number),
-        None => NOTHING,
+pub extern "C" fn guidevane_place(first: u32, second: u32, most: u32) -> u64 {
+    let (Some(a), Some(b)) = (flow_set(first), flow_set(second)) else { return NOWHERE };
+    let place = table::place(a, b, age_now(), most & SPARE);
+    if place.worth > most {
+        return NOWHERE;
     }
+    let set = if place.second { second } else { first };
+    u64::from(place.worth) << 32 | u64::from(set * WAYS as u32 + place.position as u32)
+}
+
+/// Enters a new flow of a VIP at its place and gives its slot's number; none when other CPUs took the place,
+/// and the next one too.
+///
+/// A connection that is not entered is lost as soon as its next packet goes by the table. Two CPUs enter flows
+/// into one set at the same moment once in some ten thousand times; three hardly ever do.
+#[inline(always)]
+pub fn open(hash: u64, vip: &Vip, backend: u16, chosen: Place) -> Option<u32> {
+    if enter(hash, vip.id, backend, chosen) {
+        return Some(chosen.number());
+    }
+    let another = place(hash, vip)?;
+    enter(hash, vip.id, backend, another).then_some(another.number())
 }
 
 #[inline(always)]
-fn enter(hash: u64, vip: u16, backend: u16, [first, second]: [u32; 2], most: u32) -> Option<u32> {
+fn enter(hash: u64, vip: u16, backend: u16, place: Place) -> bool {
     let now = age_now();
-    let (a, b) = (flow_set(first)?, flow_set(second)?);
-    let entered = Slot::new(hash, backend, State::Opening, now);
-    let place = table::place(a, b, now, most & SPARE);
-    let (set, words) = if place.second { (second, b) } else { (first, a) };
-    let word = &words[place.position & (WAYS - 1)];
+    let Some(words) = flow_set(place.number() / WAYS as u32) else { return false };
+    let word = &words[place.number() as usize & (WAYS - 1)];
     let victim = Slot(word.load());
+    let entered = Slot::new(hash, backend, State::Opening, now);
     // Worth more than a moment ago: another flow has moved in.
-    let free = place.worth <= most && victim.worth(now) <= place.worth;
-    if !free || word.compare_exchange(victim.0, entered.0) != victim.0 {
-        return None;
+    if victim.worth(now) > place.worth() || word.compare_exchange(victim.0, entered.0) != victim.0 {
+        return false;
     }
     evicted(victim);
     count_opened(vip, backend);
-    Some(set * WAYS as u32 + place.position as u32)
+    true
 }
 
 #[inline(always)]
@@ -283,9 +309,20 @@ impl Flow {
     #[inline(always)]
     fn follow(&self, vip: u16, segment: &Segment, skip: u32) -> Option<()> {
         let (now, state) = (age_now(), self.slot.state());
-        let line = info(self.number)?;
-        // SAFETY: a field of a map element, plain numbers.
-        let numbers = unsafe { (&raw const (*line).track).read() };
+        let (packet, line) = (packet::current()?, info(self.number)?);
+        // SAFETY: the pointer is to a whole element of the map, plain numbers.
+        let FlowInfo { track: numbers, .. } = unsafe { &*line };
+        // SAFETY: as above.
+        let own = unsafe { &*line }.is_of(&packet.source, packet.source_port_be, vip);
+        let begun = own && track::is_begun(state, numbers, segment);
+        let numbers = if begun {
+            *numbers
+        } else if segment.payload > 0 || segment.flags.opens() {
+            track::found(segment)
+        } else {
+            // A bare ACK says nothing, and a reset could be anyone's.
+            return None;
+        };
         let verdict = if segment.flags.opens() {
             track::on_syn(state, numbers, segment)
         } else if track::is_quiet(state, segment) {
@@ -294,6 +331,9 @@ impl Flow {
             track::on_segment(state, numbers, segment, skip)
         };
         if self.settle(vip, &verdict, now) {
+            if !begun {
+                begin_line(packet, vip, line);
+            }
             // SAFETY: as above.
             unsafe { (&raw mut (*line).track).write(verdict.track) };
             self.note(state, &numbers, &verdict, line);
@@ -334,7 +374,12 @@ impl Flow {
             return;
         }
         let verdict = Verdict { state: next, track: Track::default(), event: Event::None };
-        self.settle(vip, &verdict, now);
+        if self.settle(vip, &verdict, now)
+            && next as u8 != state as u8
+            && let (Some(packet), Some(line)) = (packet::current(), info(self.number))
+        {
+            begin_line(packet, vip, line);
+        }
     }
 
     /// Puts a verdict into the slot; the winner moves the gauges.
@@ -370,14 +415,14 @@ impl Flow {
             Event::None => {}
             Event::Request => {
                 // SAFETY: a field of a map element, aligned.
-                unsafe { (&raw mut (*line).request_at).write(nanoseconds()) };
+                unsafe { (&raw mut (*line).request_at).write(units().max(1)) };
                 // SAFETY: as above.
                 unsafe { add_u64(&raw mut (*load).requests, 1) };
             }
             Event::Progress => {
                 // SAFETY: a field of a map element, aligned.
                 let asked = unsafe { (&raw const (*line).request_at).read() };
-                note_progress(backend, nanoseconds().saturating_sub(asked));
+                note_progress(backend, u64::from(units().wrapping_sub(asked)) << Histogram::UNIT_SHIFT);
             }
             Event::Unanswered => {
                 if let Some(traffic) = TRAFFIC.get_ptr_mut(backend) {
@@ -387,6 +432,19 @@ impl Flow {
             }
         }
     }
+}
+
+/// Begins the cold line of a flow: whose it is, and since when; its numbers are for the caller to write.
+#[inline(always)]
+pub fn begin_line(packet: &Packet, id: u16, line: *mut FlowInfo) {
+    let FlowInfo { client, client_port_be, vip, opened_at, request_at, .. } =
+        // SAFETY: the pointer is to a whole element of the map, plain numbers.
+        unsafe { &mut *line };
+    *client = packet.source;
+    *client_port_be = packet.source_port_be;
+    *vip = id;
+    *opened_at = nanoseconds();
+    *request_at = 0;
 }
 
 /// What a segment does to its flow, as a global function of scalars: see

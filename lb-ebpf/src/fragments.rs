@@ -75,8 +75,9 @@ pub extern "C" fn guidevane_fragment(ctx: *mut xdp_md) -> u64 {
 }
 
 #[inline(always)]
-fn later(ctx: &XdpContext, packet: &Packet) -> Result<Verdict, Reason> {
-    let entry = entry_of(hash(packet));
+fn later(ctx: &XdpContext, packet: &mut Packet) -> Result<Verdict, Reason> {
+    packet.hash = hash(packet);
+    let entry = entry_of(packet.hash);
     let Some(way) = entry.way() else { return Err(for_address(packet, Reason::FragmentUnknown)) };
     let number = entry.number();
     let (id, found) = match way {

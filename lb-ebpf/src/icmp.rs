@@ -24,7 +24,7 @@ use crate::{
     deliver::{self, Way, identity_at, identity_of},
     flows::{self, Flow},
     forward::{self, End, Identity},
-    neighbour,
+    neighbour, opening,
     packet::{self, IPV6_VERSION, Packet},
     ports, server,
     steer::{Outcome, Verdict, for_address},
@@ -50,7 +50,7 @@ pub extern "C" fn guidevane_icmp(ctx: *mut xdp_md) -> u64 {
 }
 
 #[inline(always)]
-fn message(ctx: &XdpContext, packet: &Packet) -> Result<Verdict, Reason> {
+fn message(ctx: &XdpContext, packet: &mut Packet) -> Result<Verdict, Reason> {
     if packet.v6 {
         let outcome = neighbour::solicitation(ctx, packet);
         if !matches!(outcome, Err(Reason::NotOurs)) {
@@ -151,15 +151,16 @@ fn quote(ctx: &XdpContext, packet: &Packet, quoted: &mut Packet) -> Result<(), R
 #[inline(always)]
 fn to_backend(
     ctx: &XdpContext,
-    packet: &Packet,
-    quoted: &Packet,
+    packet: &mut Packet,
+    quoted: &mut Packet,
     element: u32,
     vip: &Vip,
 ) -> Result<Verdict, Reason> {
     forward::may_go_on(packet)?;
     let key = quoted.flow_back(vip.id);
     let hash = key.hash(flows::key());
-    let flow = flows::find(hash, vip);
+    packet.hash = hash;
+    let flow = flows::find(quoted, hash, vip);
     if vip.mode == Mode::Nat as u8 {
         if !flow.is_known() {
             return Err(Reason::UnknownNat);
@@ -167,11 +168,13 @@ fn to_backend(
         let action = translate(ctx, packet, quoted, vip, &flow)?;
         return Ok(Verdict::new(Ok((action, Reason::IcmpError)), vip.id));
     }
-    let (id, way) = match flow.is_known() {
-        true => (flow.slot.backend(), Way::Flow(flow.number)),
-        false => (client::by_table(element, vip, &key, hash)?, Way::Table),
-    };
-    Ok(Verdict::deliver(vip.id, id, way, Reason::IcmpError))
+    if flow.is_known() {
+        let way = Way::Flow(flow.number);
+        return Ok(Verdict::deliver(vip.id, flow.slot.backend(), way, Reason::IcmpError));
+    }
+    packet.element = element;
+    packet.affinity = opening::affinity(vip, &key, hash);
+    Ok(Verdict::guess(vip.id, Reason::IcmpError))
 }
 
 /// Sends an error about a `nat` flow to the flow's backend, in terms of what the backend has sent.
@@ -196,19 +199,20 @@ fn translate(
         requote(ctx, packet, quoted, End::Destination, &destination_of(quoted), &new)?;
     }
     redirect(ctx, packet, &old.address, &new.address)?;
-    deliver::send(ctx, id, hop)
+    deliver::send(ctx, packet, id, hop)
 }
 
 /// An error about a packet to a `nat` backend: a client sent it, to the VIP.
 #[inline(always)]
-fn to_client(ctx: &XdpContext, packet: &Packet, quoted: &Packet) -> Outcome {
+fn to_client(ctx: &XdpContext, packet: &Packet, quoted: &mut Packet) -> Outcome {
     let Some((id, hop)) = backends::backend_at(&quoted.to()) else {
         let flow = server::flow_at(&packet.destination, quoted.source_port_be)?;
         let (_, hop) = backends::backend(flow.slot.backend()).ok_or(Reason::NotOurs)?;
         return give_back(ctx, packet, quoted, flow.slot.backend(), hop, &flow);
     };
     let vip = backends::vip(hop.vip).ok_or(Reason::NotOurs)?;
-    let flow = flows::find(quoted.flow_to(hop.vip).hash(flows::key()), vip);
+    let hash = quoted.flow_to(hop.vip).hash(flows::key());
+    let flow = flows::find(quoted, hash, vip);
     give_back(ctx, packet, quoted, id, hop, &flow)
 }
 
@@ -228,7 +232,7 @@ fn give_back(ctx: &XdpContext, packet: &Packet, quoted: &Packet, id: u16, hop: &
         requote(ctx, packet, quoted, End::Source, &old, &new)?;
         redirect(ctx, packet, &old.address, &new.address)?;
     }
-    Ok((server::send_back(ctx, id, line)?, Reason::IcmpErrorReturned))
+    Ok((server::send_back(ctx, packet, id, line)?, Reason::IcmpErrorReturned))
 }
 
 #[inline(always)]

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`steer`] | the way of a packet through the parts, and the count of what became of it |
 //! | [`packet`], [`headers`] | reading: plain packets, and all others |
-//! | [`client`] | packets to VIPs |
+//! | [`client`], [`opening`] | packets to VIPs: of known flows, and all others |
 //! | [`server`] | packets back from backends (`nat`) |
 //! | [`fragments`], [`icmp`], [`neighbour`] | what has no ports of its own |
 //! | [`deliver`], [`forward`], [`tunnel`], [`too_big`] | sending on: by mode, rewriting, wrapping, refusing |
@@ -33,6 +33,7 @@ mod headers;
 mod icmp;
 mod maps;
 mod neighbour;
+mod opening;
 mod packet;
 mod ports;
 mod quic;

@@ -18,7 +18,7 @@ use network_types::{
     udp::UdpHdr,
 };
 
-use crate::{bytes::Bytes, maps::PACKET};
+use crate::{bytes::Bytes, flows::Place, maps::PACKET};
 
 /// EtherTypes as they lie in the packet.
 pub const ETHERTYPE_IPV4: u16 = 0x0800u16.to_be();
@@ -90,6 +90,18 @@ pub struct Packet {
     pub id: u32,
     /// What would have fit, in bytes, when it was too big.
     pub limit: u32,
+    /// The flow's number, and its slot as it was found in the table; zero when it is in none.
+    pub number: u32,
+    /// See `number`.
+    pub slot: u64,
+    /// The flow's keyed hash.
+    pub hash: u64,
+    /// The hash by which its VIP picks.
+    pub affinity: u64,
+    /// Where a new flow goes in the table.
+    pub place: Place,
+    /// The element of its VIP's row.
+    pub element: u32,
 }
 
 /// This CPU's packet.
@@ -193,6 +205,12 @@ impl Packet {
     #[inline(always)]
     pub fn total(&self) -> u32 {
         self.length + u32::from(self.transport) - u32::from(self.network)
+    }
+
+    /// Bytes of its frame without padding.
+    #[inline(always)]
+    pub fn bytes(&self) -> u32 {
+        self.length + u32::from(self.transport)
     }
 
     /// Whether this is the first of several fragments.

@@ -40,7 +40,7 @@ fn from_server(ctx: &XdpContext, packet: &mut Packet) -> Outcome {
     };
     let key = packet.flow_back(hop.vip);
     let vip = backends::vip(hop.vip).ok_or(Reason::NotOurs)?;
-    let flow = flows::find(key.hash(flows::key()), vip);
+    let flow = flows::find(packet, key.hash(flows::key()), vip);
     if !flow.is_known() || flow.slot.backend() != id {
         return Err(Reason::NotOurs);
     }
@@ -106,7 +106,7 @@ fn give_back(ctx: &XdpContext, packet: &Packet, vip: &Vip, id: u16, hop: &Hop, f
         let new = Identity::new(line.client, line.client_port_be);
         forward::translate(ctx, packet, End::Destination, &old, &new)?;
     }
-    send_back(ctx, id, line).map(|action| (action, Reason::Returned))
+    send_back(ctx, packet, id, line).map(|action| (action, Reason::Returned))
 }
 
 /// A later fragment on its way back to the client.
@@ -121,13 +121,13 @@ pub fn return_part(ctx: &XdpContext, packet: &Packet, id: u16, hop: &Hop, number
     if vip.flags & vip_flags::SOURCE_NAT != 0 {
         forward::readdress(ctx, packet, End::Destination, &packet.destination, &line.client)?;
     }
-    send_back(ctx, id, line).map(|action| (action, Reason::Fragment))
+    send_back(ctx, packet, id, line).map(|action| (action, Reason::Fragment))
 }
 
 /// Sends a frame the way the client's packets came.
 #[inline(always)]
-pub fn send_back(ctx: &XdpContext, id: u16, line: &FlowInfo) -> Result<u32, Reason> {
+pub fn send_back(ctx: &XdpContext, packet: &Packet, id: u16, line: &FlowInfo) -> Result<u32, Reason> {
     forward::address_frame(ctx, line.client_mac, line.own_mac)?;
-    count_returned(ctx, id);
+    count_returned(packet, id);
     Ok(out_of(ctx, line.interface))
 }

@@ -16,7 +16,7 @@ use crate::{
     deliver::{self, Way},
     fragments,
     headers::{self, kind},
-    icmp, maps, neighbour,
+    icmp, maps, neighbour, opening,
     packet::{self, Packet},
     server, too_big,
 };
@@ -36,8 +36,11 @@ pub type Outcome = Result<(u32, Reason), Reason>;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Verdict(pub u64);
 
-/// No XDP action: the packet is to be delivered to a backend.
+/// No XDP actions: the packet is to be delivered to a backend; to one yet to be guessed; to one yet to be picked
+/// for a new flow.
 const DELIVER: u64 = 15;
+const GUESS: u64 = 14;
+const PICK: u64 = 13;
 
 const REASON_SHIFT: u32 = 4;
 const OWNER_SHIFT: u32 = 10;
@@ -50,9 +53,6 @@ const NO_NUMBER: u32 = u32::MAX >> 1;
 const _: () = assert!(REASONS <= 1 << 6 && (NO_VIP as u32) < 1 << 11 && MAX_BACKENDS <= 1 << 12);
 
 impl Verdict {
-    /// The packet is for no VIP; a server's answer perhaps.
-    pub const ELSEWHERE: Self = Self(u64::MAX);
-
     /// What cannot happen: this CPU has no packet.
     pub const INTERNAL: Self = Self::packed(xdp_action::XDP_DROP as u64, Reason::Internal, NO_VIP);
 
@@ -80,6 +80,25 @@ impl Verdict {
         };
         let Self(packed) = Self::packed(DELIVER, reason, vip);
         Self(packed | u64::from(backend) << BACKEND_SHIFT | u64::from(number) << NUMBER_SHIFT)
+    }
+
+    /// The packet opens a flow: see [`opening::pick`].
+    #[inline(always)]
+    pub fn pick(vip: u16) -> Self {
+        Self::packed(PICK, Reason::NewFlow, vip)
+    }
+
+    /// The packet goes where packets of unknown flows go: see [`opening::guess`].
+    #[inline(always)]
+    pub fn guess(vip: u16, reason: Reason) -> Self {
+        Self::packed(GUESS, reason, vip)
+    }
+
+    /// The same, now that the backend is known.
+    #[inline(always)]
+    pub fn to(self, backend: u16) -> Self {
+        let number = u64::from(NO_NUMBER) << NUMBER_SHIFT;
+        Self(self.0 | DELIVER | u64::from(backend) << BACKEND_SHIFT | number)
     }
 
     /// The VIP it is counted for.
@@ -129,26 +148,33 @@ pub fn packet(ctx: &XdpContext) -> u32 {
         false => headers::guidevane_headers(ctx.ctx),
     };
     let verdict = match kind {
-        kind::FLOW => flow(ctx),
+        kind::FLOW => flow(ctx, packet),
         kind::ICMP => Verdict(icmp::guidevane_icmp(ctx.ctx)),
         kind::LATER => Verdict(fragments::guidevane_fragment(ctx.ctx)),
         _ => Verdict(neighbour::guidevane_other(ctx.ctx, kind)),
     };
+    let verdict = match verdict.action() {
+        PICK => opening::pick(ctx, packet, verdict),
+        GUESS => opening::guess(packet, verdict),
+        _ => verdict,
+    };
     count(match verdict.action() {
-        DELIVER => delivered(ctx, verdict),
+        DELIVER => deliver(ctx, packet, verdict),
         _ => verdict,
     })
 }
 
 #[inline(always)]
-fn flow(ctx: &XdpContext) -> Verdict {
-    let verdict = Verdict(client::guidevane_client(ctx.ctx));
-    if verdict == Verdict::ELSEWHERE { Verdict(server::guidevane_server(ctx.ctx)) } else { verdict }
+fn flow(ctx: &XdpContext, packet: &mut Packet) -> Verdict {
+    match client::vip_of(packet) {
+        Some((element, vip)) => client::to_vip(ctx, packet, element, vip),
+        None => Verdict(server::guidevane_server(ctx.ctx)),
+    }
 }
 
 #[inline(always)]
-fn delivered(ctx: &XdpContext, verdict: Verdict) -> Verdict {
-    let verdict = Verdict(deliver::guidevane_deliver(ctx.ctx, verdict.0));
+fn deliver(ctx: &XdpContext, packet: &mut Packet, verdict: Verdict) -> Verdict {
+    let verdict = deliver::deliver(ctx, packet, verdict);
     if verdict.reason() == Reason::TooBig as u8 {
         return Verdict(too_big::guidevane_too_big(ctx.ctx, verdict.owner().into()));
     }

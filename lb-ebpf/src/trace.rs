@@ -10,13 +10,12 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use lb_common::{
     address::Address,
     event::{self, Event, Kind, Sight},
-    maglev::NOBODY,
     pick::{CANDIDATES, candidate, weighed},
+    reason::{Action, Reason},
 };
 
 use crate::{
     backends::{self, Maps},
-    client::Found,
     flows::nanoseconds,
     maps::{CONTROL, EVENTS, EVENTS_LOST, TRACED, VIPS},
     packet::Packet,
@@ -95,15 +94,12 @@ pub extern "C" fn guidevane_trace_chosen(why: u32) -> u32 {
 /// Reports what became of a new flow, if it is [`wanted`]: to be called once after every pick of
 /// [`backends::choose_new`], with the same packet.
 #[inline(always)]
-pub fn outcome(packet: &Packet, vip: u16, found: &Found) {
+pub fn outcome(packet: &Packet, vip: u16, backend: u16, reason: Reason) {
     // Without a trace, this is all it costs.
     if CONTROL.get(0).is_none_or(|control| control.sample == 0) {
         return;
     }
-    let (backend, reason, kind) = match *found {
-        Ok((backend, _, reason)) => (backend, reason, Kind::Opened),
-        Err(reason) => (NOBODY, reason, Kind::Refused),
-    };
+    let kind = if matches!(reason.action(), Action::Drop) { Kind::Refused } else { Kind::Opened };
     let [high, low] = packet.source.halves();
     let ids = u64::from(packet.source_port_be)
         | u64::from(vip) << 16

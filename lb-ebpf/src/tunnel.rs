@@ -68,7 +68,7 @@ pub fn wrap(ctx: &XdpContext, packet: &Packet, gue: bool, hop: &Hop) -> Result<(
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(overhead as i32)) } != 0 {
         return Err(Reason::Internal);
     }
-    let entropy = tunnel::entropy(&packet.source, packet.source_port_be);
+    let entropy = tunnel::entropy(packet.hash);
     let inside = if packet.v6 { IPV6_INSIDE } else { IPV4_INSIDE };
     let outer =
         Outer { class, next: if gue { UDP } else { inside }, total: packet.total() + overhead, entropy };

@@ -111,7 +111,8 @@ fn elements_lie_byte_for_byte() {
         interface: 4,
         track: 12,
         opened_at: 8,
-        request_at: 8,
+        request_at: 4,
+        reserved: 4,
     });
     assert_packed!(Histogram { counts: 128, sum_ns: 8, count: 8, reserved: 48 });
     assert_packed!(Traffic {

@@ -91,7 +91,8 @@ impl Bed {
     /// Not root, the object has no such programs, or the kernel refuses.
     pub fn new(cpu: Option<u32>) -> Result<Self> {
         let cpu = pin(cpu)?;
-        let mut dataplane = Dataplane::open(&Options { pin: None, flow_slots: FLOWS, nat_sources: Vec::new() })?;
+        let mut dataplane =
+            Dataplane::open(&Options { pin: None, flow_slots: FLOWS, nat_sources: Vec::new() })?;
         let mut programs = Vec::new();
         for name in [NOP, HARNESS, GUIDEVANE, REFERENCE, FORGET] {
             let info = dataplane.kernel().load_other(name)?;
