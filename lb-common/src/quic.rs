@@ -13,8 +13,9 @@ const HANDSHAKE: u8 = 0x20;
 
 /// Where the destination connection ID starts: in a short header, and in a long one, behind the version and
 /// its own length.
-const SHORT_START: usize = 1;
-const LONG_START: usize = 6;
+pub const SHORT_START: usize = 1;
+/// See [`SHORT_START`].
+pub const LONG_START: usize = 6;
 
 /// Where a packet's connection ID starts, from the first byte of the packet; none when the client made it up
 /// (Initial and 0-RTT), or when no client sends such a packet.
@@ -24,6 +25,12 @@ pub const fn connection_id(first: u8) -> Option<usize> {
         return Some(SHORT_START);
     }
     if first & TYPE == HANDSHAKE { Some(LONG_START) } else { None }
+}
+
+/// Whether a connection ID of so many bytes can hold a server ID of the configured form.
+#[inline(always)]
+pub const fn has_server_id(form: u8, length: u8) -> bool {
+    length > form & 15
 }
 
 /// The server ID in a connection ID, given its first octet and the eight behind it as a big-endian number.

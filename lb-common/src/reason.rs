@@ -80,6 +80,8 @@ reasons! {
     Truncated = "truncated", Drop;
     /// A later fragment for a VIP whose first was not seen in the last two seconds.
     FragmentUnknown = "fragment_unknown", Drop;
+    /// Too big for the tunnel, and of a kind that no ICMP error may be sent about (RFC 1122 section 3.2.2).
+    TooBigUnanswered = "too_big_unanswered", Drop;
     /// The TTL or hop limit ran out.
     TtlExpired = "ttl_expired", Drop;
     /// No backend can take the flow: all are down, draining or without a next hop.

@@ -317,7 +317,7 @@ impl Flow {
         let begun = own && track::is_begun(state, numbers, segment);
         let numbers = if begun {
             *numbers
-        } else if segment.payload > 0 || segment.flags.opens() {
+        } else if segment.payload > 0 || segment.flags.opens() || segment.flags.has(Flags::FIN) {
             track::found(segment)
         } else {
             // A bare ACK says nothing, and a reset could be anyone's.

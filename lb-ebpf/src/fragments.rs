@@ -3,6 +3,7 @@
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::{
     fragment::{self, Entry, FragmentKey, Way},
+    header::{ICMP, ICMPV6},
     layout::{FRAGMENT_SETS, NO_VIP},
     reason::Reason,
     slot::Slot,
@@ -78,7 +79,12 @@ pub extern "C" fn guidevane_fragment(ctx: *mut xdp_md) -> u64 {
 fn later(ctx: &XdpContext, packet: &mut Packet) -> Result<Verdict, Reason> {
     packet.hash = hash(packet);
     let entry = entry_of(packet.hash);
-    let Some(way) = entry.way() else { return Err(for_address(packet, Reason::FragmentUnknown)) };
+    let Some(way) = entry.way() else {
+        // The first of an ICMP message's fragments was left to the stack, and so are the others.
+        let left = matches!(packet.protocol, ICMP | ICMPV6);
+        return Err(for_address(packet, if left { Reason::OtherProtocol } else { Reason::FragmentUnknown }));
+    };
+    packet.whole(ctx)?;
     let number = entry.number();
     let (id, found) = match way {
         Way::Backend => (number as u16, Found::Table),

@@ -32,6 +32,8 @@ use crate::{
 
 /// Bytes of an ICMP header.
 pub const ICMP_BYTES: usize = 8;
+/// Bytes of the ports that a quote has at least.
+const PORTS: usize = 4;
 /// Where the checksum is in it.
 const CHECKSUM: usize = 2;
 /// Types of an echo reply.
@@ -60,6 +62,9 @@ fn message(ctx: &XdpContext, packet: &mut Packet) -> Result<Verdict, Reason> {
     let Ok(start) = Bytes::<ICMP_BYTES>::at(ctx, packet.transport()) else {
         return Err(for_address(packet, Reason::Truncated));
     };
+    if packet.length < ICMP_BYTES as u32 {
+        return Err(for_address(packet, Reason::Truncated));
+    }
     let kind = start.u8::<0>();
     if header::is_echo_request(packet.v6, kind) {
         return Ok(Verdict::new(echo(ctx, packet), NO_VIP));
@@ -76,7 +81,13 @@ fn message(ctx: &XdpContext, packet: &mut Packet) -> Result<Verdict, Reason> {
         return Err(for_address(packet, Reason::OtherProtocol));
     }
     let Some((element, vip)) = client::vip_at(&quoted.from()) else {
-        return Ok(Verdict::new(to_client(ctx, packet, quoted), NO_VIP));
+        let outcome = to_client(ctx, packet, quoted);
+        // About a packet from a VIP's address, but from no VIP: for the stack.
+        let known = !matches!(outcome, Err(Reason::NotOurs));
+        return Ok(Verdict::new(
+            if known { outcome } else { Err(for_address(packet, Reason::OtherProtocol)) },
+            NO_VIP,
+        ));
     };
     Ok(to_backend(ctx, packet, quoted, element, vip)
         .unwrap_or_else(|reason| Verdict::new(Err(reason), vip.id)))
@@ -143,7 +154,11 @@ fn quote(ctx: &XdpContext, packet: &Packet, quoted: &mut Packet) -> Result<(), R
     if !matches!(quoted.protocol, TCP | UDP) {
         return Err(Reason::OtherProtocol);
     }
-    quoted.read_ports(Bytes::<4>::at(ctx, quoted.transport())?);
+    quoted.read_ports(Bytes::<PORTS>::at(ctx, quoted.transport())?);
+    // What lies behind the message is padding, and no quote.
+    if quoted.transport() + PORTS > packet.transport() + packet.length as usize {
+        return Err(Reason::Truncated);
+    }
     packet.whole(ctx)
 }
 

@@ -25,6 +25,11 @@ pub fn backend(ctx: &XdpContext, packet: &Packet, vip: &Vip) -> Option<u16> {
     if packet.length < (UdpHdr::LEN + place + OCTETS) as u32 {
         return None;
     }
+    // Only a long header says how long the connection ID is.
+    let long = place != quic::SHORT_START;
+    if long && !quic::has_server_id(vip.quic, Bytes::<1>::at(ctx, payload + place - 1).ok()?.u8::<0>()) {
+        return None;
+    }
     let id = Bytes::<OCTETS>::at(ctx, payload + place).ok()?;
     let server = quic::server_id(vip.quic, id.u8::<0>(), u64::from_be(id.u64::<1>()))?;
     let backend = backends::named(&server_endpoint(vip.id, server), server)?;

@@ -3,6 +3,7 @@
 use aya_ebpf::{helpers::bpf_xdp_adjust_head, programs::XdpContext};
 use lb_common::{
     checksum,
+    header::{TCP, UDP},
     layout::{GUE_PORT, Hop},
     reason::Reason,
     tunnel::{self, IPV4_BYTES, IPV4_INSIDE, IPV6_BYTES, IPV6_INSIDE, OUTER_TTL, UDP_BYTES},
@@ -16,9 +17,8 @@ use network_types::{
 use crate::{
     bytes::Bytes,
     maps::CONTROL,
-    packet::{self, ETHERTYPE, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
+    packet::{self, ETHERTYPE, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, Part},
 };
-use lb_common::header::UDP;
 
 /// "Don't fragment" in an IPv4 header: the tunnel's MTU is known, and pieces would not be put together fast.
 const DO_NOT_FRAGMENT: u16 = 0x4000u16.to_be();
@@ -97,7 +97,11 @@ pub fn wrap(ctx: &XdpContext, packet: &Packet, gue: bool, hop: &Hop) -> Result<(
 pub fn fits(packet: &mut Packet, gue: bool, hop: &Hop) -> Result<(), Reason> {
     let overhead = tunnel::overhead(hop.endpoint.address.is_v4(), gue);
     packet.limit = u32::from(hop.mtu).saturating_sub(overhead);
-    if packet.total() > packet.limit { Err(Reason::TooBig) } else { Ok(()) }
+    if packet.total() <= packet.limit {
+        return Ok(());
+    }
+    let answered = packet.part != Part::Later as u8 && matches!(packet.protocol, TCP | UDP);
+    Err(if answered { Reason::TooBig } else { Reason::TooBigUnanswered })
 }
 
 /// The packet's TOS or traffic class.
