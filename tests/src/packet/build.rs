@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{
-    EtherType, IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder, TcpHeader,
+    EtherType, IpDscp, IpEcn, IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder,
+    TcpHeader,
 };
 
 use super::Mac;
@@ -48,6 +49,8 @@ pub struct Packet {
     pub destination: SocketAddr,
     /// TTL or hop limit.
     pub ttl: u8,
+    /// The whole TOS or traffic class byte.
+    pub traffic_class: u8,
     transport: Transport,
     ip_options: Vec<u8>,
     fragment: Option<(u16, bool)>,
@@ -75,6 +78,7 @@ impl Packet {
             source,
             destination,
             ttl: TTL,
+            traffic_class: 0,
             transport,
             ip_options: Vec::new(),
             fragment: None,
@@ -104,6 +108,12 @@ impl Packet {
     /// With another TTL or hop limit.
     pub const fn ttl(mut self, ttl: u8) -> Self {
         self.ttl = ttl;
+        self
+    }
+
+    /// With another TOS or traffic class byte.
+    pub const fn traffic_class(mut self, byte: u8) -> Self {
+        self.traffic_class = byte;
         self
     }
 
@@ -188,6 +198,8 @@ impl Packet {
                 let mut header =
                     Ipv4Header::new(0, self.ttl, IpNumber::TCP, source.octets(), destination.octets())
                         .expect("no payload is not too much");
+                header.dscp = IpDscp::try_new(self.traffic_class >> 2).expect("six bits");
+                header.ecn = IpEcn::try_new(self.traffic_class & 3).expect("two bits");
                 header.options =
                     self.ip_options.as_slice().try_into().expect("IPv4 options are up to ten words");
                 if let Some((offset, more)) = self.fragment {
@@ -200,6 +212,7 @@ impl Packet {
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
                 let header = Ipv6Header {
                     hop_limit: self.ttl,
+                    traffic_class: self.traffic_class,
                     source: source.octets(),
                     destination: destination.octets(),
                     ..Default::default()
