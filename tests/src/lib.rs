@@ -6,5 +6,6 @@ pub mod cluster;
 pub mod daemon;
 pub mod fleet;
 pub mod load;
+pub mod model;
 pub mod packet;
 pub mod sim;

@@ -58,10 +58,9 @@ mod tests {
 
     #[test]
     fn the_parts_make_the_whole() {
-        for (from, to, header) in [
-            ("192.0.2.1:1", "192.0.2.2:2", 20),
-            ("[2001:db8::1]:1", "[2001:db8::2]:2", 40),
-        ] {
+        for (from, to, header) in
+            [("192.0.2.1:1", "192.0.2.2:2", 20), ("[2001:db8::1]:1", "[2001:db8::2]:2", 40)]
+        {
             let packet = Packet::udp(from.parse().expect("an address"), to.parse().expect("an address"));
             let whole = packet.payload(&[7; 50]).build();
             let parts = fragments(&whole, 24, 99);

@@ -146,7 +146,8 @@ impl Icmp {
                         .expect("no payload is not too much");
                 header.dscp = IpDscp::try_new(self.traffic_class >> 2).expect("six bits");
                 header.ecn = IpEcn::try_new(self.traffic_class & 3).expect("two bits");
-                header.options = self.options.as_slice().try_into().expect("IPv4 options are up to ten words");
+                header.options =
+                    self.options.as_slice().try_into().expect("IPv4 options are up to ten words");
                 (IpHeaders::Ipv4(header, Default::default()), Vec::new(), IpNumber::ICMP)
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
