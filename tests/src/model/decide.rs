@@ -125,7 +125,7 @@ impl Model {
         let (from, to) = packet.ports().ok_or_else(|| self.if_ours(packet.destination, TRUNCATED))?;
         let protocol = packet.protocol;
         if let Some(vip) = self.config.vip_at(packet.destination, to, protocol) {
-            return self.from_client(packet, vip, from, seen);
+            return self.of_client(packet, vip, from, seen);
         }
         if self.config.sources.contains(&packet.destination) {
             let (vip, backend) =
@@ -138,18 +138,18 @@ impl Model {
                 .find(|((.., number), flow)| (*number, flow.backend, flow.port) == (vip, backend, stands_for))
                 .ok_or(NOT_OURS)?
                 .0;
-            return self.from_backend(packet, key);
+            return self.of_backend(packet, key);
         }
         let (vip, backend) =
             self.config.backend_at(Mode::Nat, packet.source, from, protocol).ok_or(NOT_OURS)?;
         let key = (packet.destination, to, vip);
         match self.state.flows.get(&key) {
-            Some(flow) if flow.backend == backend => self.from_backend(packet, key),
+            Some(flow) if flow.backend == backend => self.of_backend(packet, key),
             _ => Err(NOT_OURS),
         }
     }
 
-    fn from_client(
+    fn of_client(
         &mut self,
         packet: &Packet<'_>,
         number: usize,
@@ -252,7 +252,7 @@ impl Model {
         taken.filter(free).or(Some((*own, 1024)))
     }
 
-    fn from_backend(&mut self, packet: &Packet<'_>, key: Key) -> Outcome {
+    fn of_backend(&mut self, packet: &Packet<'_>, key: Key) -> Outcome {
         may_go_on(packet)?;
         let step = step(packet)?;
         let flow = self.state.flows.get_mut(&key).expect("the flow was found");

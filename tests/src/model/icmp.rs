@@ -91,7 +91,7 @@ impl Model {
 
     /// An error to a client about what it sent to a backend of a `nat` VIP.
     fn about_backend(&self, packet: &Packet<'_>) -> Outcome {
-        let quoted = quoted(packet).map_err(|_| NOT_OURS)?;
+        let quoted = quoted(packet).map_err(|_unquoted| NOT_OURS)?;
         let (address, port) = quoted.destination;
         let (number, backend) =
             self.config.backend_at(Mode::Nat, address, port, quoted.protocol).ok_or(NOT_OURS)?;
