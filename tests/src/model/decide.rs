@@ -1,6 +1,6 @@
 //! The decision: whose a packet is, which flow, which backend.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use super::{
     config::{Config, Mode, Quic, Vip},
@@ -11,6 +11,10 @@ use super::{
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+
+/// First fragments are remembered for two seconds, and clocks differ.
+const SURELY_REMEMBERED: Duration = Duration::from_millis(1000);
+const SURELY_FORGOTTEN: Duration = Duration::from_millis(3500);
 
 /// What is done with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +43,7 @@ pub struct Decision {
 /// What the program did, for choices that are its own.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'a> {
-    /// The reason counted.
+    /// The reason counted; empty where nobody looked, and the model then goes by what it remembers.
     pub reason: &'a str,
     /// The frame it left.
     pub frame: &'a [u8],
@@ -96,9 +100,25 @@ impl Model {
         if self.config.is_ours(destination) { verdict } else { NOT_OURS }
     }
 
+    /// Tells what time it is, from any beginning.
+    pub const fn set_clock(&mut self, now: Duration) {
+        self.state.now = now;
+    }
+
+    /// Whether a first fragment is remembered for sure; none when that depends on the program's clock.
+    fn remembers(&self, since: Duration) -> Option<bool> {
+        match self.state.now.saturating_sub(since) {
+            age if age < SURELY_REMEMBERED => Some(true),
+            age if age > SURELY_FORGOTTEN => Some(false),
+            _ => None,
+        }
+    }
+
     fn later_part(&self, packet: &Packet<'_>, seen: Option<Seen<'_>>) -> Outcome {
         let key = part_key(packet).expect("it is a part");
-        let Some(way) = self.state.parts.get(&key) else {
+        let did = seen.is_some_and(|seen| seen.reason == "fragment");
+        let known = self.state.parts.get(&key).filter(|(_, since)| self.remembers(*since).unwrap_or(did));
+        let Some((way, _)) = known else {
             return Err(self.if_ours(packet.destination, (Act::Drop, "fragment_unknown")));
         };
         may_go_on(packet)?;
@@ -230,7 +250,7 @@ impl Model {
         }
         if let Some(part) = part_key(packet) {
             let way = Way::ToBackend(key.2, backend, source.map(|(address, _)| address));
-            self.state.parts.insert(part, way);
+            self.state.parts.insert(part, (way, self.state.now));
         }
         Ok(draft.done(reason))
     }
@@ -264,7 +284,8 @@ impl Model {
         draft.translate(Some((vip.address, vip.port)), client);
         draft.macs(flow.macs.0, flow.macs.1);
         if let Some(part) = part_key(packet) {
-            self.state.parts.insert(part, Way::ToClient(key.2, vip.address, flow.macs));
+            let way = Way::ToClient(key.2, vip.address, flow.macs);
+            self.state.parts.insert(part, (way, self.state.now));
         }
         Ok(draft.done("returned"))
     }

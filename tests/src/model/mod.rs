@@ -5,15 +5,18 @@
 //! takes such a choice from what the program did ([`Seen`]), but only if it was free to choose so; otherwise
 //! it chooses itself, and the outputs differ.
 
+mod check;
 mod config;
 mod decide;
 mod icmp;
 mod neighbour;
 mod output;
 mod read;
+pub mod sample;
 mod state;
 mod sums;
 
+pub use check::check;
 pub use config::{Backend, Config, Mode, Prefix, Quic, Vip};
 pub use decide::{Act, Decision, Model, Seen};
 pub use read::{Packet, Unread, read};

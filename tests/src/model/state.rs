@@ -1,6 +1,6 @@
 //! What the model remembers.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use crate::packet::Mac;
 
@@ -35,10 +35,12 @@ pub enum Way {
 /// Flows and fragments.
 #[derive(Clone, Debug, Default)]
 pub struct State {
+    /// What time it is.
+    pub now: Duration,
     /// Known flows.
     pub flows: HashMap<Key, Flow>,
     /// First fragments that were forwarded.
-    pub parts: HashMap<PartKey, Way>,
+    pub parts: HashMap<PartKey, (Way, Duration)>,
     /// Outer source and port of a flow's tunnel.
     pub outer: HashMap<Key, (IpAddr, Option<u16>)>,
 }
