@@ -16,7 +16,7 @@ pub mod sample;
 mod state;
 mod sums;
 
-pub use check::check;
+pub use check::{check, frames};
 pub use config::{Backend, Config, Mode, Prefix, Quic, Vip};
 pub use decide::{Act, Decision, Model, Seen};
 pub use read::{Packet, Unread, read};
