@@ -329,15 +329,15 @@ fn step(packet: &Packet<'_>) -> Result<Step, Verdict> {
 fn named(vip: &Vip, quic: Quic, packet: &Packet<'_>) -> Option<usize> {
     let payload = packet.upper().get(8..)?;
     let first = *payload.first()?;
-    let id = match first & 0x80 {
-        0 => payload.get(1..)?,
+    let start = match first & 0x80 {
+        0 => 1,
         _ if first >> 4 & 3 != 2 => return None,
-        _ => {
-            let length = usize::from(*payload.get(5)?);
-            payload.get(6..6 + length)?
-        }
+        _ if usize::from(*payload.get(5)?) <= quic.length => return None,
+        _ => 6,
     };
-    let bytes = id.get(1..=quic.length)?;
+    // A packet is never so short that an ID of the greatest length would not fit.
+    let id = payload.get(start..start + 9)?;
+    let bytes = &id[1..=quic.length];
     if id[0] >> 5 != quic.config {
         return None;
     }

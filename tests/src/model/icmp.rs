@@ -45,11 +45,11 @@ impl Model {
         let Some(header) = packet.within(HEADER).filter(|_| packet.is_whole()) else {
             return Err(self.if_ours(packet.destination, TRUNCATED));
         };
-        let (kind, code) = (header[0], header[1]);
+        let kind = header[0];
         let is_error = if v6 { (1..=4).contains(&kind) } else { matches!(kind, 3 | 11 | 12) };
         match (ours, is_error) {
             (true, true) => self.about_ours(packet, seen),
-            (true, false) if kind == if v6 { 128 } else { 8 } && code == 0 => Ok(echo(packet)),
+            (true, false) if kind == if v6 { 128 } else { 8 } => Ok(echo(packet)),
             (true, false) => Err(OTHER_PROTOCOL),
             (false, true) => self.about_backend(packet),
             (false, false) => Err(NOT_OURS),
@@ -62,6 +62,9 @@ impl Model {
             Unquoted::Short => TRUNCATED,
             Unquoted::Other => OTHER_PROTOCOL,
         })?;
+        if quoted.source.0 != packet.destination {
+            return Err(OTHER_PROTOCOL);
+        }
         let number =
             self.config.vip_at(quoted.source.0, quoted.source.1, quoted.protocol).ok_or(OTHER_PROTOCOL)?;
         may_go_on(packet)?;
@@ -131,12 +134,12 @@ impl Model {
             frame.extend([own, client, message].concat());
         } else {
             let header = packet.l4 - packet.l3;
-            let quote = &inner[..inner.len().min(header + 8).min(64)];
+            let quote = &inner[..inner.len().min(header + 8)];
             let mut message = [&[3, 4, 0, 0, 0, 0], &fits.to_be_bytes()[..], quote].concat();
             let sum = checksum(&[&message]);
             message[2..4].copy_from_slice(&sum);
             let total = (20 + message.len() as u16).to_be_bytes();
-            let mut header = [&[0x45, 0], &total[..], &[0, 0, 0, 0, TTL, 1, 0, 0], &own, &client].concat();
+            let mut header = [&[0x45, 0], &total[..], &[0, 0, 0x40, 0, TTL, 1, 0, 0], &own, &client].concat();
             let sum = checksum(&[&header]);
             header[10..12].copy_from_slice(&sum);
             frame.extend([header, message].concat());
@@ -178,7 +181,8 @@ fn quoted(packet: &Packet<'_>) -> Result<Quoted, Unquoted> {
     if later || !matches!(protocol, TCP | UDP) {
         return Err(Unquoted::Other);
     }
-    let ports = quote.get(header..header + 8).ok_or(Unquoted::Short)?;
+    // Old routers quote eight bytes; the ports are in the first four.
+    let ports = quote.get(header..header + 4).ok_or(Unquoted::Short)?;
     let address = |from: usize, length: usize| {
         let bytes = &quote[from..from + length];
         match <[u8; 4]>::try_from(bytes) {

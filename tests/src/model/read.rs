@@ -36,7 +36,7 @@ pub struct Part {
     pub offset: u16,
     /// Identification.
     pub id: u32,
-    /// What the fragment header or IPv4 header says is in there.
+    /// What an IPv4 header says is in there.
     pub protocol: u8,
 }
 
@@ -141,14 +141,16 @@ impl Packet<'_> {
             44 => {
                 let place = u16::from_be_bytes([header[2], header[3]]);
                 let id = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-                if place & 0xfff9 != 0 {
-                    self.part = Some(Part { offset: place >> 3, id, protocol: next });
-                }
+                // The numbers of what is inside may differ between IPv6 fragments of one packet.
+                self.part = (place & 0xfff9 != 0).then_some(Part { offset: place >> 3, id, protocol: 0 });
                 8
             }
             51 => (length + 2) * 4,
             _ => (length + 1) * 8,
         };
+        if self.l4 + length > self.end {
+            return Err(cut);
+        }
         (self.protocol, self.l4) = (next, self.l4 + length);
         Ok(())
     }
@@ -176,10 +178,10 @@ impl Packet<'_> {
         self.part.is_some_and(|part| part.offset > 0)
     }
 
-    /// Source and destination ports.
+    /// Source and destination ports, if the frame holds them; whether they are part of the packet is a matter of
+    /// its whole transport header.
     pub fn ports(&self) -> Option<(u16, u16)> {
-        let bytes = self.within(4)?;
-        Some((half(bytes, 0)?, half(bytes, 2)?))
+        Some((half(self.frame, self.l4)?, half(self.frame, self.l4 + 2)?))
     }
 
     /// Bytes of the upper protocol, as far as the frame holds them.
