@@ -121,13 +121,15 @@ impl Model {
         let Some((way, _)) = known else {
             return Err(self.if_ours(packet.destination, (Act::Drop, "fragment_unknown")));
         };
+        if !packet.is_whole() {
+            return Err(TRUNCATED);
+        }
         may_go_on(packet)?;
         let mut draft = Draft::of(packet);
         draft.decrement_ttl();
         match *way {
-            Way::ToClient(vip, source, (to, from)) => {
-                debug_assert_eq!(self.config.vips[vip].address, source);
-                draft.readdress(Some(source), None);
+            Way::ToClient(vip, client, (to, from)) => {
+                draft.readdress(Some(vip), client);
                 draft.macs(to, from);
             }
             Way::ToBackend(vip, backend, source) => {
@@ -150,14 +152,7 @@ impl Model {
         if self.config.sources.contains(&packet.destination) {
             let (vip, backend) =
                 self.config.backend_at(Mode::OneArmedNat, packet.source, from, protocol).ok_or(NOT_OURS)?;
-            let stands_for = Some((packet.destination, to));
-            let key = *self
-                .state
-                .flows
-                .iter()
-                .find(|((.., number), flow)| (*number, flow.backend, flow.port) == (vip, backend, stands_for))
-                .ok_or(NOT_OURS)?
-                .0;
+            let key = self.flow_from(vip, backend, (packet.destination, to)).ok_or(NOT_OURS)?;
             return self.of_backend(packet, key);
         }
         let (vip, backend) =
@@ -167,6 +162,15 @@ impl Model {
             Some(flow) if flow.backend == backend => self.of_backend(packet, key),
             _ => Err(NOT_OURS),
         }
+    }
+
+    /// The flow of a one-armed VIP to a backend that an address and port of our own stand for.
+    pub(super) fn flow_from(&self, vip: usize, backend: usize, own: (IpAddr, u16)) -> Option<Key> {
+        let mut flows = self.state.flows.iter();
+        let of = |((.., number), flow): &(&Key, &Flow)| {
+            (*number, flow.backend, flow.port) == (vip, backend, Some(own))
+        };
+        flows.find(of).map(|(key, _)| *key)
     }
 
     fn of_client(
@@ -284,7 +288,7 @@ impl Model {
         draft.translate(Some((vip.address, vip.port)), client);
         draft.macs(flow.macs.0, flow.macs.1);
         if let Some(part) = part_key(packet) {
-            let way = Way::ToClient(key.2, vip.address, flow.macs);
+            let way = Way::ToClient(vip.address, client.map(|(address, _)| address), flow.macs);
             self.state.parts.insert(part, (way, self.state.now));
         }
         Ok(draft.done("returned"))

@@ -42,14 +42,20 @@ impl Model {
         if v6 && let Some(answer) = self.solicitation(packet) {
             return Ok(answer);
         }
-        let Some(header) = packet.within(HEADER).filter(|_| packet.is_whole()) else {
+        let Some(header) = packet.within(HEADER) else {
             return Err(self.if_ours(packet.destination, TRUNCATED));
         };
         let kind = header[0];
         let is_error = if v6 { (1..=4).contains(&kind) } else { matches!(kind, 3 | 11 | 12) };
         match (ours, is_error) {
             (true, true) => self.about_ours(packet, seen),
-            (true, false) if kind == if v6 { 128 } else { 8 } => Ok(echo(packet)),
+            (true, false) if kind == if v6 { 128 } else { 8 } => {
+                if packet.is_whole() {
+                    Ok(echo(packet))
+                } else {
+                    Err(TRUNCATED)
+                }
+            }
             (true, false) => Err(OTHER_PROTOCOL),
             (false, true) => self.about_backend(packet),
             (false, false) => Err(NOT_OURS),
@@ -62,6 +68,9 @@ impl Model {
             Unquoted::Short => TRUNCATED,
             Unquoted::Other => OTHER_PROTOCOL,
         })?;
+        if !packet.is_whole() {
+            return Err(TRUNCATED);
+        }
         if quoted.source.0 != packet.destination {
             return Err(OTHER_PROTOCOL);
         }
@@ -92,22 +101,33 @@ impl Model {
         Ok(draft.done("icmp_error"))
     }
 
-    /// An error to a client about what it sent to a backend of a `nat` VIP.
+    /// An error about what was sent to a backend of a `nat` VIP: to the client, or to the address of our own that
+    /// stood for it.
     fn about_backend(&self, packet: &Packet<'_>) -> Outcome {
         let quoted = quoted(packet).map_err(|_unquoted| NOT_OURS)?;
+        let one_armed = self.config.sources.contains(&packet.destination);
+        let mode = if one_armed { Mode::OneArmedNat } else { Mode::Nat };
         let (address, port) = quoted.destination;
         let (number, backend) =
-            self.config.backend_at(Mode::Nat, address, port, quoted.protocol).ok_or(NOT_OURS)?;
-        let (client, client_port) = quoted.source;
-        let flow = self.state.flows.get(&(client, client_port, number)).ok_or(NOT_OURS)?;
-        if flow.backend != backend || client != packet.destination {
+            self.config.backend_at(mode, address, port, quoted.protocol).ok_or(NOT_OURS)?;
+        let key = match one_armed {
+            true => self.flow_from(number, backend, quoted.source).ok_or(NOT_OURS)?,
+            false => (quoted.source.0, quoted.source.1, number),
+        };
+        let flow = self.state.flows.get(&key).ok_or(NOT_OURS)?;
+        if flow.backend != backend || quoted.source.0 != packet.destination || !packet.is_whole() {
             return Err(NOT_OURS);
         }
         may_go_on(packet)?;
         let vip = &self.config.vips[number];
+        let client = one_armed.then_some((key.0, key.1));
         let mut draft = Draft::of(packet);
         draft.decrement_ttl();
-        requote(&mut draft, &quoted, None, Some((vip.address, vip.port)), Default::default());
+        let mut outside = draft.readdress(None, client.map(|(address, _)| address));
+        if !packet.is_v6() {
+            outside = Default::default();
+        }
+        requote(&mut draft, &quoted, client, Some((vip.address, vip.port)), outside);
         draft.macs(flow.macs.0, flow.macs.1);
         Ok(draft.done("icmp_error_returned"))
     }

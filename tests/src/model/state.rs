@@ -28,8 +28,8 @@ pub type PartKey = (IpAddr, IpAddr, u32, u8);
 pub enum Way {
     /// To a VIP's backend; one-armed from a source of our own.
     ToBackend(usize, usize, Option<IpAddr>),
-    /// From a VIP to a client, with the frame's addresses.
-    ToClient(usize, IpAddr, (Mac, Mac)),
+    /// From a VIP to a client, whose address it does not have yet with one arm, with the frame's addresses.
+    ToClient(IpAddr, Option<IpAddr>, (Mac, Mac)),
 }
 
 /// Flows and fragments.
