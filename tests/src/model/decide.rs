@@ -116,7 +116,7 @@ impl Model {
 
     fn later_part(&self, packet: &Packet<'_>, seen: Option<Seen<'_>>) -> Outcome {
         let key = part_key(packet).expect("it is a part");
-        let did = seen.is_some_and(|seen| seen.reason == "fragment");
+        let did = seen.is_none_or(|seen| !matches!(seen.reason, "fragment_unknown" | "not_ours"));
         let known = self.state.parts.get(&key).filter(|(_, since)| self.remembers(*since).unwrap_or(did));
         let Some((way, _)) = known else {
             return Err(self.if_ours(packet.destination, (Act::Drop, "fragment_unknown")));
