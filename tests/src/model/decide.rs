@@ -190,7 +190,8 @@ impl Model {
         let (backend, reason) = match self.state.flows.get_mut(&key) {
             Some(flow) if !(step.opens && flow.may_have_ended && reopened) => {
                 flow.may_have_ended |= step.ends;
-                (flow.backend, "established")
+                let shown = flow.shown.then_some(flow.backend);
+                (shown.map_or_else(|| self.choose(vip, seen), Ok)?, "established")
             }
             _ if step.opens => (self.choose(vip, seen)?, "new_flow"),
             _ if matches!(vip.mode, Mode::Nat | Mode::OneArmedNat) => {
@@ -201,16 +202,18 @@ impl Model {
         if reason == "new_flow" {
             let mac = |at: usize| packet.frame[at..at + 6].try_into().expect("six bytes");
             let macs = (mac(6), mac(0));
-            let flow = Flow { backend, may_have_ended: step.ends, macs, port: None };
+            let flow = Flow { backend, shown: false, may_have_ended: step.ends, macs, port: None };
             self.state.flows.insert(key, flow);
         }
         let delivered = self.deliver(packet, key, backend, reason, seen);
-        // A packet that did not go out may have opened its flow or not.
-        if reason == "new_flow"
-            && !delivered.as_ref().is_ok_and(|decision| decision.act == Act::Forward)
-            && let Some(flow) = self.state.flows.get_mut(&key)
-        {
-            flow.may_have_ended = true;
+        let went = delivered.as_ref().is_ok_and(|decision| decision.act == Act::Forward);
+        if let Some(flow) = self.state.flows.get_mut(&key) {
+            if went {
+                (flow.backend, flow.shown) = (backend, true);
+            } else {
+                // It may have opened its flow or not.
+                flow.may_have_ended |= !flow.shown;
+            }
         }
         delivered
     }

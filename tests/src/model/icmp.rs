@@ -81,7 +81,8 @@ impl Model {
         let flow = self.state.flows.get(&(quoted.destination.0, quoted.destination.1, number));
         let translated = matches!(vip.mode, Mode::Nat | Mode::OneArmedNat);
         let backend = match flow {
-            Some(flow) => flow.backend,
+            Some(flow) if flow.shown => flow.backend,
+            Some(_) => self.choose(vip, seen)?,
             None if translated => return Err((Act::Drop, "unknown_flow_nat")),
             None => self.choose(vip, seen)?,
         };

@@ -12,6 +12,8 @@ pub type Key = (IpAddr, u16, usize);
 pub struct Flow {
     /// Its backend's number.
     pub backend: usize,
+    /// Whether a packet of it has gone there, so that the program's choice has been seen.
+    pub shown: bool,
     /// Whether it may have ended, so that the next opening packet may open it anew.
     pub may_have_ended: bool,
     /// Where answers go, and from where.
