@@ -4,12 +4,45 @@
 //! byte; the machines this runs on read them whole, and the verifier allows it there, so the loads and
 //! stores are written as the one instruction they are.
 
-use core::arch::asm;
+use core::{arch::asm, mem::offset_of};
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::{branchless::Hide as _, reason::Reason};
 
 use crate::word::Opaque;
+
+/// A field of the context that holds a pointer into the packet.
+///
+/// The kernel puts a whole pointer into the register. To the compiler the field has 32 bits, and where it copies the
+/// register as such, older verifiers take the copy for a number.
+#[inline(always)]
+fn pointer<const OFFSET: usize>(ctx: &XdpContext) -> usize {
+    let pointer: u64;
+    // SAFETY: the context is the kernel's own; the field is there, and nothing but the kernel writes it.
+    unsafe {
+        asm!("{0} = *(u32 *)({1} + {2})", out(reg) pointer, in(reg) ctx.ctx, const OFFSET, options(pure, readonly, nostack));
+    }
+    pointer as usize
+}
+
+/// Where the packet starts.
+#[inline(always)]
+fn start(ctx: &XdpContext) -> usize {
+    pointer::<{ offset_of!(xdp_md, data) }>(ctx)
+}
+
+/// Where what can be read of the packet ends.
+#[inline(always)]
+fn end(ctx: &XdpContext) -> usize {
+    pointer::<{ offset_of!(xdp_md, data_end) }>(ctx)
+}
+
+/// How many bytes of the packet can be read.
+#[inline(always)]
+pub fn readable(ctx: &XdpContext) -> usize {
+    // Hidden, or the compiler takes the difference of the lower halves, which is no business with pointers.
+    Opaque::hide((end(ctx) - start(ctx)) as u64) as usize
+}
 
 /// `LENGTH` bytes of the packet that are known to be there.
 #[derive(Clone, Copy)]
@@ -49,8 +82,8 @@ impl<const LENGTH: usize> Bytes<LENGTH> {
     pub fn at(ctx: &XdpContext, offset: usize) -> Result<Self, Reason> {
         // Hidden, so that the very pointer that is checked is used: the compiler knows that an earlier check
         // covers this one, but the verifier does not follow a check from one variable offset to another.
-        let place = Opaque::hide((ctx.data() + offset) as u64) as usize;
-        if place + LENGTH > ctx.data_end() {
+        let place = Opaque::hide((start(ctx) + offset) as u64) as usize;
+        if place + LENGTH > end(ctx) {
             return Err(Reason::Truncated);
         }
         Ok(Self(place as *mut u8))

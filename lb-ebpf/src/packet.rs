@@ -18,7 +18,11 @@ use network_types::{
     udp::UdpHdr,
 };
 
-use crate::{bytes::Bytes, flows::Place, maps::PACKET};
+use crate::{
+    bytes::{self, Bytes},
+    flows::Place,
+    maps::PACKET,
+};
 
 /// EtherTypes as they lie in the packet.
 pub const ETHERTYPE_IPV4: u16 = 0x0800u16.to_be();
@@ -291,7 +295,7 @@ impl Packet {
     #[inline(always)]
     pub fn whole(&self, ctx: &XdpContext) -> Result<(), Reason> {
         let end = self.transport() + self.length as usize;
-        if end > ctx.data_end() - ctx.data() && end > frame_length(ctx) {
+        if end > bytes::readable(ctx) && end > frame_length(ctx) {
             return Err(Reason::Truncated);
         }
         Ok(())
@@ -310,5 +314,5 @@ pub fn frame_length(ctx: &XdpContext) -> usize {
 #[cfg(feature = "legacy")]
 #[inline(always)]
 pub fn frame_length(ctx: &XdpContext) -> usize {
-    ctx.data_end() - ctx.data()
+    bytes::readable(ctx)
 }

@@ -35,7 +35,7 @@ pub fn decap(ctx: XdpContext) -> u32 {
 /// The same for kernels without multi-buffer XDP (before Linux 5.18), where a frame is one piece.
 #[xdp]
 pub fn decap_linear(ctx: XdpContext) -> u32 {
-    verdict(&ctx, (ctx.data_end() - ctx.data()) as u32)
+    verdict(&ctx, bytes::readable(&ctx) as u32)
 }
 
 #[inline(always)]
