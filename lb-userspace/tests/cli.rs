@@ -12,6 +12,7 @@ use guidevane::api::{
     Snapshot, TraceRequest, Tracing, Vip, Why,
 };
 use guidevane::config::{Encap, ForwardMode, PolicyKind, Protocol, XdpMode};
+use guidevane::dataplane::build::Build;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::runtime::Runtime;
@@ -124,6 +125,7 @@ fn snapshot() -> Snapshot {
             governor_mode: GovernorMode::On,
             kernel: Kernel {
                 sha256: "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef".to_owned(),
+                build: Build::Modern,
                 pinned: false,
                 interfaces: vec![Interface { name: "eth0".to_owned(), mode: XdpMode::Native }],
             },
@@ -139,7 +141,7 @@ fn snapshot() -> Snapshot {
 
 const TABLE: &str = "\
 guidevane 0.1.0, up 1h 2m 5s; governor on, every 5ms
-kernel program 0123456789ab on eth0 (native), not pinned
+kernel program 0123456789ab (modern) on eth0 (native), not pinned
 flow table: 1234 of 1048576 slots used, 5 evictions
 
 VIP    ADDRESS             PROTOCOL  MODE             POLICY       NEW_FLOWS  PACKETS       BYTES
@@ -161,7 +163,7 @@ no-backend        17
 
 const WIDE: &str = "\
 guidevane 0.1.0, up 1h 2m 5s; governor on, every 5ms
-kernel program 0123456789ab on eth0 (native), not pinned
+kernel program 0123456789ab (modern) on eth0 (native), not pinned
 flow table: 1234 of 1048576 slots used, 5 evictions
 
 VIP    ADDRESS             PROTOCOL  MODE             POLICY       NEW_FLOWS  PACKETS       BYTES

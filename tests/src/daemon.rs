@@ -48,10 +48,19 @@ impl Daemon {
     /// # Panics
     /// The file cannot be written or the program not started.
     pub fn start(namespace: &Namespace, configuration: &str) -> Self {
+        Self::start_with(namespace, configuration, &[])
+    }
+
+    /// Starts the daemon with more variables in its environment.
+    ///
+    /// # Panics
+    /// As [`Daemon::start`].
+    pub fn start_with(namespace: &Namespace, configuration: &str, environment: &[(&str, &Path)]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::write(folder.path().join("guidevane.toml"), configuration).expect("write the configuration");
         let log = fs::File::create(folder.path().join("log")).expect("create the log");
         let child = Self::command(namespace, folder.path())
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

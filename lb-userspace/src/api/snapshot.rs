@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ForwardMode, PolicyKind, Protocol, XdpMode};
+use crate::dataplane::build::Build;
 
 /// Everything at one moment. Counters count from the load of the kernel program on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,6 +72,8 @@ pub enum GovernorMode {
 pub struct Kernel {
     /// SHA-256 of the loaded object, in hexadecimal.
     pub sha256: String,
+    /// Which build of the object the running kernel took.
+    pub build: Build,
     /// Whether program and maps are pinned, so that they outlive the daemon.
     pub pinned: bool,
     /// Interfaces the program is attached to.

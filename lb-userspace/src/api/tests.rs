@@ -18,6 +18,7 @@ use super::{
     Tracing, Why,
 };
 use crate::config::PolicyKind;
+use crate::dataplane::build::Build;
 
 struct FakeDaemon {
     gpu_0: Mutex<AdminState>,
@@ -90,7 +91,12 @@ impl Handler for FakeDaemon {
                 uptime_seconds: 1.5,
                 tick_seconds: 0.005,
                 governor_mode: GovernorMode::On,
-                kernel: Kernel { sha256: "00".to_owned(), pinned: false, interfaces: Vec::new() },
+                kernel: Kernel {
+                    sha256: "00".to_owned(),
+                    build: Build::Modern,
+                    pinned: false,
+                    interfaces: Vec::new(),
+                },
                 flows: Flows { slots: 4096, used: 7, evictions: 0 },
                 nat_sources: Vec::new(),
                 events: Events { sample: 0, lost: 0 },

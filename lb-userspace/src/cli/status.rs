@@ -52,9 +52,12 @@ fn summary(daemon: &Daemon) -> String {
     };
     format!(
         "guidevane {version}, up {uptime}; governor {governor_mode}, every {tick}\n\
-         kernel program {hash} on {interfaces}, {pinned}\n\
+         kernel program {hash} ({}) on {interfaces}, {pinned}\n\
          flow table: {} of {} slots used, {} evictions\n{traced}",
-        flows.used, flows.slots, flows.evictions
+        kernel.build.name(),
+        flows.used,
+        flows.slots,
+        flows.evictions
     )
 }
 

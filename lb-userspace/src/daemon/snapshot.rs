@@ -64,6 +64,7 @@ fn daemon(core: &Core, evictions: u64) -> Result<Daemon, Error> {
         governor_mode: GovernorMode::On,
         kernel: Kernel {
             sha256: core.dataplane.object_sha256().to_owned(),
+            build: core.dataplane.build(),
             pinned: core.dataplane.is_pinned(),
             interfaces: interfaces.map(|i| Interface { name: i.name.clone(), mode: i.mode }).collect(),
         },

@@ -10,13 +10,23 @@ pub enum Error {
     Load(#[from] aya::EbpfError),
     /// A program of the object does not load.
     #[error(
-        "load program {name}: {source} (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and Linux 5.12 or later, 5.18 on arm64)"
+        "load program {name}: {source} (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and Linux 5.10 or later)"
     )]
     Program {
         /// The program.
         name: &'static str,
         /// Why.
         source: aya::programs::ProgramError,
+    },
+    /// The kernel takes neither build of the object.
+    #[error(
+        "the kernel takes no build of the kernel object; the modern one: {reason}; the legacy one: {legacy}"
+    )]
+    Refused {
+        /// Why it refused the modern one.
+        reason: String,
+        /// What became of the legacy one.
+        legacy: Box<Self>,
     },
     /// The object lacks what the daemon needs: it is not this version's.
     #[error("the kernel object has no {0}: rebuild it with `cargo xtask build-ebpf`")]

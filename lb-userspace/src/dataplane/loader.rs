@@ -3,7 +3,6 @@
 //! When it adopts, sizes, seed and tick rate come from `META`, never from the configuration.
 
 use std::{
-    borrow::Cow,
     fs::{self, File},
     io,
     os::{fd::AsFd as _, unix::fs::DirBuilderExt as _},
@@ -12,7 +11,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader, TestRun as _, TestRunOptions, include_bytes_aligned,
+    Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
     maps::Map,
     programs::{ProgramInfo, TestRunResult, Xdp},
 };
@@ -30,19 +29,15 @@ use nix::{
 };
 use rand::Rng as _;
 use sha2::{Digest as _, Sha256};
+use tracing::warn;
 
 use super::{
     adoption::{adoptable, sets, shapes},
+    build::{self, Build},
     clock::{self, Clock},
     error::Error,
     mapping::{Element, Elements},
 };
-
-/// The kernel object as built from `lb-ebpf`.
-static OBJECT: &[u8] = include_bytes_aligned!("../../../lb-ebpf/object/guidevane.bpf.o");
-
-/// Names another object to load, for tests of one that was just built.
-pub const OBJECT_VARIABLE: &str = "GUIDEVANE_OBJECT";
 
 /// Seconds without a heartbeat after which the kernel drops corrections.
 const STALE_SECONDS: u32 = 2;
@@ -101,31 +96,41 @@ pub struct Kernel {
     pub meta: Meta,
     /// Whether the maps were there before.
     pub adopted: bool,
+    /// Which build of the object the kernel took.
+    pub build: Build,
     /// SHA-256 of the object, in hexadecimal.
     pub sha256: String,
     /// Keeps others off the pins for as long as this lives.
     _lock: Option<Flock<File>>,
 }
 
-/// The object to load: the embedded one, or the one the environment names.
-fn object() -> Result<Cow<'static, [u8]>, Error> {
-    let Some(path) = std::env::var_os(OBJECT_VARIABLE) else { return Ok(Cow::Borrowed(OBJECT)) };
-    let read = |source| Error::Map { name: OBJECT_VARIABLE, source };
-    fs::read(path).map(Cow::Owned).map_err(read)
-}
-
 impl Kernel {
-    /// Loads or adopts; returns the clock with it.
+    /// Loads or adopts, with the first build of the object that the kernel takes; returns the clock with it.
     ///
     /// # Errors
     ///
     /// See [`Error`]; what was pinned before stays as it was.
     pub fn load(options: &Options) -> Result<(Self, Clock), Error> {
-        let Some(pin) = &options.pin else { return Self::load_for(options, None, None) };
+        let modern = match Self::load_build(options, Build::Modern) {
+            Err(error) if build::refused(&error) => error,
+            other => return other,
+        };
+        warn!("the kernel refuses the modern build, trying the legacy one: {}", build::reason(&modern));
+        Self::load_build(options, Build::Legacy)
+            .map_err(|legacy| Error::Refused { reason: build::reason(&modern), legacy: Box::new(legacy) })
+    }
+
+    /// Loads or adopts with one build.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; what was pinned before stays as it was.
+    pub fn load_build(options: &Options, build: Build) -> Result<(Self, Clock), Error> {
+        let Some(pin) = &options.pin else { return Self::load_for(options, build, None, None) };
         make_directory(pin)?;
         let lock = lock(pin)?;
         let adopted = adoptable(pin, &options.nat_sources)?;
-        let loaded = Self::load_for(options, adopted, Some(lock));
+        let loaded = Self::load_for(options, build, adopted, Some(lock));
         if loaded.is_err() && adopted.is_none() {
             // What a failed load pinned is in nobody's use.
             remove_pins(pin, &fresh(options, 0))?;
@@ -135,10 +140,11 @@ impl Kernel {
 
     fn load_for(
         options: &Options,
+        build: Build,
         adopted: Option<Meta>,
         lock: Option<Flock<File>>,
     ) -> Result<(Self, Clock), Error> {
-        let object = object()?;
+        let object = build.object()?;
         let meta = match adopted {
             Some(meta) => meta,
             None => fresh(options, tick_rate(&object)?),
@@ -152,7 +158,7 @@ impl Kernel {
         load_program(&mut ebpf, "clock")?;
         load_program(&mut ebpf, PROGRAM)?;
         let sha256 = Sha256::digest(&object).iter().map(|byte| format!("{byte:02x}")).collect();
-        let kernel = Self { ebpf, maps, meta, adopted: adopted.is_some(), sha256, _lock: lock };
+        let kernel = Self { ebpf, maps, meta, adopted: adopted.is_some(), build, sha256, _lock: lock };
         let clock = Clock::anchored(meta.hz, || kernel.sample(), clock_map)?;
         Ok((kernel, clock))
     }

@@ -3,6 +3,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`loader`] | loading the object, or adopting what is pinned |
+//! | [`build`] | the builds of the object |
 //! | [`attach`] | the program on interfaces |
 //! | [`steering`] | tables and indexes; `rows` what VIPs' rows say; `backends` the ids and rows of backends |
 //! | [`sweep`] | ageing and recounting the flow table |
@@ -16,6 +17,7 @@ mod adoption;
 mod arena;
 pub mod attach;
 mod backends;
+pub mod build;
 pub mod clock;
 pub mod counters;
 pub mod error;
@@ -41,6 +43,7 @@ use lb_common::{
 
 use attach::{Attachment, Port};
 pub use backends::static_cost;
+use build::Build;
 use clock::Clock;
 pub use error::Error;
 use events::{Events, Losses};
@@ -108,6 +111,11 @@ impl Dataplane {
     /// Whether the maps were there before this daemon.
     pub fn adopted(&self) -> bool {
         self.kernel.adopted
+    }
+
+    /// Which build of the object the kernel took.
+    pub fn build(&self) -> Build {
+        self.kernel.build
     }
 
     /// SHA-256 of the loaded object, in hexadecimal.

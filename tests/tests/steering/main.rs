@@ -1,5 +1,6 @@
 //! The daemon and its kernel side, end to end: real connections through XDP, in namespaces of a test bed.
 
+mod builds;
 mod churn;
 mod connections;
 mod refusals;
@@ -7,3 +8,4 @@ mod reloads;
 mod streaming;
 mod support;
 mod trace;
+mod tunnels;
