@@ -6,6 +6,7 @@
 mod bench;
 mod build_ebpf;
 mod demo;
+mod guests;
 mod manifest;
 mod object_file;
 mod objects;
@@ -37,6 +38,8 @@ enum Verb {
     Demo(demo::Args),
     /// Time the packet path beside a reference, case by case
     Bench(bench::Args),
+    /// Load and test on older kernels, under emulation
+    Guests(guests::Args),
     /// Run every test, the privileged ones included
     Test(test::Args),
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Verb::BuildEbpf(args) => build_ebpf::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Guests(args) => guests::run(&args),
         Verb::Test(args) => test::run(&args),
     };
     match outcome {

@@ -23,6 +23,20 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs the command and fails, with what it said, unless it ends with success.
+///
+/// # Errors
+/// The command cannot be started or ends with another status than zero.
+pub fn run_quietly(command: &mut Command) -> Result<()> {
+    let line = display(command);
+    let output = command.output().with_context(|| format!("could not start `{line}`"))?;
+    if !output.status.success() {
+        let said = [output.stdout, output.stderr].concat();
+        bail!("`{line}` ended with {}: {}", output.status, String::from_utf8_lossy(&said).trim());
+    }
+    Ok(())
+}
+
 /// The trimmed standard output of a command, `None` when it cannot be started or fails.
 pub fn output(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
