@@ -119,7 +119,10 @@ impl Model {
         let did = seen.is_none_or(|seen| !matches!(seen.reason, "fragment_unknown" | "not_ours"));
         let known = self.state.parts.get(&key).filter(|(_, since)| self.remembers(*since).unwrap_or(did));
         let Some((way, _)) = known else {
-            return Err(self.if_ours(packet.destination, (Act::Drop, "fragment_unknown")));
+            // The stack puts the fragments of an echo request together: it got the first one, too.
+            let left = matches!(packet.protocol, 1 | 58);
+            let verdict = if left { (Act::Pass, "other_protocol") } else { (Act::Drop, "fragment_unknown") };
+            return Err(self.if_ours(packet.destination, verdict));
         };
         if !packet.is_whole() {
             return Err(TRUNCATED);
@@ -246,7 +249,9 @@ impl Model {
             draft.translate(source, Some((server.address, server.port)));
         }
         if let Some(answer) = Self::too_big(packet, vip, server) {
-            return Ok(answer);
+            // No ICMP error is sent about a later fragment, nor about ICMP.
+            let answered = packet.part.is_none_or(|part| part.offset == 0) && matches!(packet.protocol, 6 | 17);
+            return if answered { Ok(answer) } else { Err((Act::Drop, "too_big_unanswered")) };
         }
         let outer = self.send(&mut draft, vip, backend, self.state.outer.get(&key), seen)?;
         if let Some(outer) = outer {
