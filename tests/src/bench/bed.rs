@@ -7,9 +7,10 @@ use aya::maps::{Array, MapData};
 use guidevane::dataplane::{Dataplane, loader::Options};
 use lb_common::{
     address::Address,
-    layout::{Load, NO_VIP, Total},
+    layout::{FlowInfo, Load, NO_VIP, Total},
     reason::Reason,
     slot::GAUGES,
+    track::{self, Track},
 };
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -119,6 +120,19 @@ impl Bed {
         self.reference.empty(self.cpu)?;
         self.empty_ours();
         Ok(())
+    }
+
+    /// Has the servers of `nat` accept every connection that is half open: any of a hundred may have been picked, and
+    /// their SYN-ACKs are not what is measured.
+    pub fn accept(&self) {
+        const FLAGS: usize = std::mem::offset_of!(FlowInfo, track) + std::mem::offset_of!(Track, flags);
+        let maps = self.dataplane.maps();
+        for slot in 0..maps.flow_info.len() {
+            let flags = maps.flow_info.half(slot, FLAGS);
+            if flags.load(Ordering::Relaxed) & track::BOTH_WAYS != 0 {
+                flags.fetch_or(track::ANSWERED, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Empties our flow table and the gauges that count it.

@@ -176,6 +176,7 @@ impl<'a> Field<'a> {
                 bed.shoot(program, salvo, self.next, self.lap as u32)?;
             }
             self.next += self.lap;
+            bed.accept();
         }
         if self.empties {
             // A new LRU map hands out its entries in the order of memory: one in use never does.

@@ -250,7 +250,8 @@ impl Model {
         }
         if let Some(answer) = Self::too_big(packet, vip, server) {
             // No ICMP error is sent about a later fragment, nor about ICMP.
-            let answered = packet.part.is_none_or(|part| part.offset == 0) && matches!(packet.protocol, 6 | 17);
+            let answered =
+                packet.part.is_none_or(|part| part.offset == 0) && matches!(packet.protocol, 6 | 17);
             return if answered { Ok(answer) } else { Err((Act::Drop, "too_big_unanswered")) };
         }
         let outer = self.send(&mut draft, vip, backend, self.state.outer.get(&key), seen)?;
