@@ -288,7 +288,12 @@ pub const fn opened(segment: &Segment, flags: u32) -> Track {
 pub const fn is_begun(state: State, track: &Track, segment: &Segment) -> bool {
     match state {
         State::Opening | State::Stale if track.flags & BOTH_WAYS == 0 => {
-            segment.flags.opens() && track.high_sequence == segment.sequence.wrapping_add(1)
+            if segment.flags.opens() {
+                track.high_sequence == segment.sequence.wrapping_add(1)
+            } else {
+                // The first payload stands for itself; a reset must fit the numbers, whosever they are.
+                segment.payload == 0
+            }
         }
         _ => true,
     }
