@@ -9,3 +9,4 @@ pub mod load;
 pub mod model;
 pub mod packet;
 pub mod sim;
+pub mod storm;

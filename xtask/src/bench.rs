@@ -19,15 +19,17 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum Subject {
     /// Nanoseconds a packet, net of the harness, by the kernel's own test run
-    Packet(PacketArgs),
+    Packet(ProgramArgs),
+    /// The flow table: churn at its rated fill, floods beside established streams
+    Table(ProgramArgs),
     /// Build the kernel object with the benchmark's programs alone, and say where it lies
     Object,
 }
 
-/// Arguments of `bench packet`: the program's own.
+/// Arguments of a benchmark: its program's own.
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
-struct PacketArgs {
+struct ProgramArgs {
     /// Options of the benchmark; `--help` shows them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     options: Vec<OsString>,
@@ -40,15 +42,19 @@ struct PacketArgs {
 pub fn run(args: &Args) -> Result<()> {
     let root = workspace::root();
     let object = build_ebpf::build_object(&root, &BENCH)?;
-    let Subject::Packet(PacketArgs { options }) = &args.subject else {
-        println!("{}", object.display());
-        return Ok(());
+    let (subject, options) = match &args.subject {
+        Subject::Packet(ProgramArgs { options }) => ("packet", options),
+        Subject::Table(ProgramArgs { options }) => ("table", options),
+        Subject::Object => {
+            println!("{}", object.display());
+            return Ok(());
+        }
     };
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["run", "--locked", "--quiet", "--manifest-path"]).arg(root.join("Cargo.toml"));
-    cargo.args(["--package", "guidevane-tests", "--bin", "bench-packet", "--"]).args(options);
+    cargo.args(["--package", "guidevane-tests", "--bin", &format!("bench-{subject}"), "--"]).args(options);
     cargo.env(BENCH.variable, object);
-    if let Some((name, value)) = root_runner("bench packet")? {
+    if let Some((name, value)) = root_runner(&format!("bench {subject}"))? {
         cargo.env(name, value);
     }
     Err(cargo.exec()).context("could not start the benchmark")

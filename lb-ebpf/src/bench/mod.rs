@@ -8,6 +8,7 @@
 mod harness;
 mod layout;
 mod reference;
+mod storm;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 
@@ -50,4 +51,10 @@ pub fn bench_forget(ctx: XdpContext) -> u32 {
         return xdp_action::XDP_ABORTED;
     }
     reference::forget(&ctx)
+}
+
+/// Guidevane's packet path on traffic of [`storm`]; live frames are sent on.
+#[xdp]
+pub fn bench_storm(ctx: XdpContext) -> u32 {
+    storm::steer(&ctx)
 }

@@ -16,14 +16,16 @@
 
 mod commands;
 mod core;
-mod governing;
+pub mod governing;
 mod plan;
 mod reload;
 mod shares;
 mod snapshot;
-mod sweeping;
+pub mod sweeping;
 mod telling;
 mod traces;
+
+pub use plan::timeouts;
 
 use std::{
     collections::HashMap,
@@ -177,7 +179,7 @@ impl Daemon {
         plan::apply(&mut dataplane.steering, config, interfaces, 0)?;
         let (maps, clock) = (dataplane.maps(), dataplane.clock());
         let meta = maps.meta.read(0);
-        let policy = plan::timeouts(&config.daemon, age_tick(&meta));
+        let policy = timeouts(&config.daemon, age_tick(&meta));
         let sweep = Sweep::new(Arc::clone(&maps), policy);
         let sweeping = Sweeping::start(sweep, policy, Arc::clone(&clock), meta.age_shift)?;
         let governing = Governing::start(Arc::clone(&maps), clock, config.daemon.tick)?;
@@ -325,7 +327,7 @@ impl Daemon {
 }
 
 /// How long one tick of the age clock lasts.
-fn age_tick(meta: &lb_common::layout::Meta) -> Duration {
+pub fn age_tick(meta: &lb_common::layout::Meta) -> Duration {
     Duration::from_secs_f64(f64::from(1u32 << meta.age_shift) / f64::from(meta.hz))
 }
 

@@ -1,0 +1,111 @@
+//! What is printed and written, and what of it must hold.
+
+use serde::Serialize;
+
+use super::{churn::Churned, flood::Flooded};
+
+/// Everything that was run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Slots of the largest table that was loaded, if one was.
+    pub largest: Option<u32>,
+    /// The churn.
+    pub churn: Option<Churned>,
+    /// Connections without a flood, then with each.
+    pub floods: Vec<Flooded>,
+}
+
+/// Most live flows that may be evicted for each 10,000 that open, at the rated fill.
+const EVICTED_PER_10K: f64 = 1.0;
+
+/// Most by which a backend's share of new connections may differ during a flood.
+const SHIFT: f64 = 0.2;
+
+impl Churned {
+    /// What does not hold, each in words.
+    pub fn failures(&self) -> Vec<String> {
+        let mut failures = Vec::new();
+        if self.evicted_per_10k >= EVICTED_PER_10K {
+            failures.push(format!("{:.3} live flows were evicted per 10,000 opens", self.evicted_per_10k));
+        }
+        if self.left > 0 {
+            failures.push(format!("{} flows are left in the gauges of an empty table", self.left));
+        }
+        failures.extend(self.wrong.iter().cloned());
+        failures
+    }
+
+    /// One line for people.
+    pub fn line(&self) -> String {
+        format!(
+            "churn: {} flows on {} CPUs in {} slots, {:.1} % live and {:.1} % in use at most; evicted of live \
+             flows {} ({:.4} per 10,000), of all but closed {}; untracked {}; {} passes freed {}; {} gauges wrong; \
+             {} left after the last sweep; {:.1} s",
+            self.opened,
+            self.cpus,
+            self.slots,
+            self.fill * 100.0,
+            self.used * 100.0,
+            self.evicted_live,
+            self.evicted_per_10k,
+            self.evicted,
+            self.untracked,
+            self.passes,
+            self.expired,
+            self.wrong.len(),
+            self.left,
+            self.seconds,
+        )
+    }
+}
+
+impl Flooded {
+    /// What does not hold, each in words.
+    pub fn failures(&self) -> Vec<String> {
+        let mut failures = Vec::new();
+        let none = [
+            (self.strayed, "packets of established streams went elsewhere"),
+            (self.misjudged, "packets of streams and connections were of no known flow"),
+            (self.broken, "new connections broke"),
+            (self.corrected, "gauges were corrected"),
+        ];
+        let some = none.iter().filter(|(count, _)| *count > 0);
+        failures.extend(some.map(|(count, what)| format!("{}: {count} {what}", self.flood)));
+        if self.shift > SHIFT {
+            let [shift, most] = [self.shift, SHIFT].map(|part| part * 100.0);
+            failures.push(format!("{}: a share differs by {shift:.1} %, above {most} %", self.flood));
+        }
+        failures.extend(self.wrong.iter().map(|wrong| format!("{}: {wrong}", self.flood)));
+        failures
+    }
+
+    /// A few lines for people.
+    pub fn line(&self) -> String {
+        let reasons: Vec<String> =
+            self.reasons.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        let cap = match self.opening_cap {
+            u32::MAX => "none".to_owned(),
+            cap => cap.to_string(),
+        };
+        format!(
+            "{}: {} packets in {:.1} s, {} delivered ({})\n  {} streams: {} packets looked at, {} strayed, {} \
+             misjudged; {} new connections, {} broken, shares differ by {:.1} % at most; lowest cap {cap}; {} \
+             evicted; {} gauges wrong, {} corrected",
+            self.flood,
+            self.packets,
+            self.seconds,
+            self.delivered,
+            if reasons.is_empty() { "nothing".to_owned() } else { reasons.join(", ") },
+            self.streams,
+            self.checked,
+            self.strayed,
+            self.misjudged,
+            self.connections,
+            self.broken,
+            self.shift * 100.0,
+            self.evicted,
+            self.wrong.len(),
+            self.corrected,
+        )
+    }
+}
