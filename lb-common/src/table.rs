@@ -8,7 +8,7 @@
 //! move gauges. Plain stores drift by thousands in a test of two threads.
 
 use crate::{
-    branchless::{Hide, is_zero, smaller},
+    branchless::{Hide, below, smaller},
     layout::{PORT_SETS, RESERVED_SETS},
     slot::{self, Slot, State},
     track::Verdict,
@@ -72,19 +72,19 @@ pub fn find<W: Word>(set: &[W; WAYS], tag: u64) -> Found {
 struct Offer {
     /// Worth of its least worthy slot, and that slot's position in the low three bits.
     rank: u64,
-    /// Slots in use.
-    used: u64,
+    /// Slots of flows that are alive: ended ones may fill whole sets, and say nothing of how full these are.
+    alive: u64,
 }
 
 #[inline(always)]
 fn offer<W: Word>(set: &[W; WAYS], now: u32) -> Offer {
-    let (mut rank, mut used) = (u64::from(u32::MAX), 0);
+    let (mut rank, mut alive) = (u64::from(u32::MAX), 0);
     for (way, entry) in set.iter().enumerate() {
-        let entry = entry.load();
-        used += 1 - is_zero::<W>(entry);
-        rank = smaller::<W>(rank, u64::from(Slot(entry).worth(now)) << 3 | way as u64);
+        let worth = u64::from(Slot(entry.load()).worth(now));
+        alive += below::<W>(u64::from(ENDED), worth) & 1;
+        rank = smaller::<W>(rank, worth << 3 | way as u64);
     }
-    Offer { rank, used }
+    Offer { rank, alive }
 }
 
 /// Where a new flow goes.
@@ -103,6 +103,9 @@ pub struct Place {
 pub const SPARE: u32 = Slot::most_worth(State::Closed, 0);
 const _: () = assert!((SPARE + 1).is_power_of_two());
 
+/// The most that the slot of a flow that has ended is worth: it is empty, closed or closing.
+const ENDED: u32 = Slot::most_worth(State::Closing, 0);
+
 /// Ticks of the age clock that a port of one-armed `nat` rests after its flow is closed: the server's end may
 /// be in TIME-WAIT for as long (RFC 9293 section 3.4.2 has 240 s at most; Linux waits 60 s).
 pub const PORT_REST: u32 = 141;
@@ -117,13 +120,16 @@ pub const fn port_set(set: u32) -> u32 {
     if set % PORT_SETS < RESERVED_SETS { set + PORT_SETS / 2 } else { set }
 }
 
-/// Chooses the place of a new flow in its two sets: a slot worth no more than `spare` in the emptier one, else
-/// the slot least worth keeping. The caller reads the word there, and that word's state says what is lost.
+/// Chooses the place of a new flow in its two sets: a slot worth no more than `spare`, else one of a flow that has
+/// ended, in the set with fewer flows alive if both have one; else the slot least worth keeping. The caller reads
+/// the word there, and that word's state says what is lost.
 #[inline(always)]
 pub fn place<W: Word>(first: &[W; WAYS], second: &[W; WAYS], now: u32, spare: u32) -> Place {
     let (a, b) = (offer(first, now), offer(second, now));
-    let is_spare = |offer: &Offer| (offer.rank >> 3) as u32 <= spare;
-    let second = if is_spare(&a) && is_spare(&b) { b.used < a.used } else { b.rank >> 3 < a.rank >> 3 };
+    let both = |most: u32| (a.rank >> 3) as u32 <= most && (b.rank >> 3) as u32 <= most;
+    let neither = (a.rank >> 3) as u32 > spare && (b.rank >> 3) as u32 > spare;
+    let second =
+        if both(spare) || (neither && both(ENDED)) { b.alive < a.alive } else { b.rank >> 3 < a.rank >> 3 };
     let rank = if second { b.rank } else { a.rank };
     Place { second, position: rank as usize & (WAYS - 1), worth: (rank >> 3) as u32 }
 }

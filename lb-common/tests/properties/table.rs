@@ -96,8 +96,9 @@ proptest! {
     }
 }
 
-/// The place by the rules in words: a spare slot (empty or closed) of the emptier set, the first if they
-/// are even; without one on both sides, the slot least worth keeping.
+/// The place by the rules in words: where both sets have a spare slot (empty or closed), or neither has but both
+/// have a closing one, that of the set with fewer flows alive, the first if they are even; else the slot least
+/// worth keeping.
 fn place_by_model(sets: [&[u64; WAYS]; 2], now: u32) -> Place {
     // Every empty slot is alike, whatever the clock says.
     let loss = |word: u64| match word {
@@ -106,9 +107,9 @@ fn place_by_model(sets: [&[u64; WAYS]; 2], now: u32) -> Place {
     };
     let least = sets.map(|set| (0..WAYS).min_by_key(|&way| (loss(set[way]), way)).unwrap());
     let losses = [loss(sets[0][least[0]]), loss(sets[1][least[1]])];
-    let used = sets.map(|set| set.iter().filter(|&&word| word != 0).count());
-    let second = match losses.map(|(state, _)| state <= State::Closed) {
-        [true, true] => used[1] < used[0],
+    let alive = sets.map(|set| set.iter().filter(|&&word| Slot(word).state() > State::Closing).count());
+    let second = match losses.map(|(state, _)| state.clamp(State::Closed, State::Stale)) {
+        [a, b] if a == b && a < State::Stale => alive[1] < alive[0],
         _ => losses[1] < losses[0],
     };
     let position = least[usize::from(second)];

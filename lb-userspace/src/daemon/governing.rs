@@ -59,16 +59,27 @@ pub struct Governing {
 }
 
 impl Governing {
-    /// Starts the thread.
+    /// Starts the thread; every VIP's governor has these `options`.
     ///
     /// # Errors
     ///
     /// When the system gives no thread.
-    pub fn start(maps: Arc<Maps>, clock: Arc<Clock>, tick: Duration) -> std::io::Result<Self> {
+    pub fn start(
+        maps: Arc<Maps>,
+        clock: Arc<Clock>,
+        tick: Duration,
+        options: Options,
+    ) -> std::io::Result<Self> {
         let plan = Arc::new(Mutex::new(Arc::default()));
         let stop = Arc::new(AtomicBool::new(false));
-        let worker =
-            Worker { maps, clock, plan: Arc::clone(&plan), begun: Instant::now(), wards: Vec::new() };
+        let worker = Worker {
+            maps,
+            clock,
+            plan: Arc::clone(&plan),
+            options,
+            begun: Instant::now(),
+            wards: Vec::new(),
+        };
         let stopped = Arc::clone(&stop);
         let thread =
             std::thread::Builder::new().name("governor".into()).spawn(move || worker.run(tick, &stopped))?;
@@ -95,6 +106,7 @@ struct Worker {
     maps: Arc<Maps>,
     clock: Arc<Clock>,
     plan: Arc<Mutex<Arc<Vec<Ward>>>>,
+    options: Options,
     begun: Instant,
     wards: Vec<(Ward, Governor)>,
 }
@@ -132,7 +144,7 @@ impl Worker {
                     governor.reset_membership(&positions);
                     governor
                 }
-                None => Governor::new(Options::default()),
+                None => Governor::new(self.options),
             };
             self.wards.push((ward.clone(), governor));
         }

@@ -84,6 +84,7 @@ pub struct Sweep {
     policy: Policy,
     next: usize,
     pass: Pass,
+    /// Twice the count of each gauge.
     counts: Vec<[i64; GAUGES]>,
     /// Gauges as they were when the pass began.
     before: Vec<[i64; GAUGES]>,
@@ -132,10 +133,11 @@ impl Sweep {
 
     fn slot(&mut self, maps: &Maps, set: usize, way: usize, now: u32) {
         let word = FlowWord(maps.flows.word(set, way * 8));
-        let mut slot = Slot(word.load());
-        if slot.state() == State::Empty {
+        let found = Slot(word.load());
+        if found.state() == State::Empty {
             return;
         }
+        let mut slot = found;
         let vip = vip_of(maps, slot.backend());
         let info = || maps.flow_info.half(set * WAYS + way, TRACK_FLAGS).load(Ordering::Relaxed);
         let source = self.source_of(set);
@@ -152,8 +154,12 @@ impl Sweep {
             self.pass.expired += u64::from(next == Slot::EMPTY);
             slot = next;
         }
+        // Half as it was and half as it is now: flows that fall idle only ever do so here, and counted as either
+        // alone they would differ from the gauge in every pass.
+        self.half_count(found);
+        self.half_count(slot);
         if slot.state() != State::Empty {
-            self.count(slot, source);
+            self.hold(slot, source);
         }
     }
 
@@ -162,16 +168,18 @@ impl Sweep {
         Some(set.checked_sub(self.meta.flow_sets as usize)? / PORT_SETS as usize)
     }
 
-    fn count(&mut self, slot: Slot, source: Option<usize>) {
-        let backend = usize::from(slot.backend());
+    fn half_count(&mut self, slot: Slot) {
+        if let Some(gauge) = slot.state().gauge() {
+            self.counts[usize::from(slot.backend())][gauge as usize] += 1;
+        }
+    }
+
+    fn hold(&mut self, slot: Slot, source: Option<usize>) {
         match source {
             Some(source) => self.pass.ports[source] += 1,
             None => self.pass.used += 1,
         }
-        self.pass.held[backend] += 1;
-        if let Some(gauge) = slot.state().gauge() {
-            self.counts[backend][gauge as usize] += 1;
-        }
+        self.pass.held[usize::from(slot.backend())] += 1;
     }
 
     fn finish(&mut self) -> Pass {
@@ -181,7 +189,7 @@ impl Sweep {
             for (gauge, range) in ranges.iter_mut().enumerate() {
                 // Slots were counted at moments spread over the pass: what they add up to is compared with
                 // the gauge's mean over it, so that steadily rising traffic shows no difference.
-                range.note(self.before[backend][gauge] + after[gauge] - 2 * counts[gauge]);
+                range.note(self.before[backend][gauge] + after[gauge] - counts[gauge]);
             }
         }
         if self.pass.number.is_multiple_of(LASTING) {

@@ -20,6 +20,7 @@ use guidevane::{
         sweeping::Sweeping,
     },
     dataplane::{loader::Maps, sweep::Sweep},
+    governor,
 };
 use lb_common::{layout::Total, reason::Reason};
 use nix::net::if_::if_nametoindex;
@@ -287,7 +288,10 @@ impl Ground<'_> {
 
     fn govern(&self) -> Result<Governing> {
         let (maps, clock) = (self.bed.dataplane.maps(), self.bed.dataplane.clock());
-        let governing = Governing::start(maps, clock, Daemon::default().tick).context("the governor's thread")?;
+        // Nothing is to be learned of servers that do not exist, but for how many connections are real.
+        let options = governor::Options { mode: governor::Mode::Static, ..governor::Options::default() };
+        let tick = Daemon::default().tick;
+        let governing = Governing::start(maps, clock, tick, options).context("the governor's thread")?;
         let subject = |(place, &id): (usize, &u16)| Subject {
             id,
             weight: bed::weight(place),
