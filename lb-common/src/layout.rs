@@ -339,6 +339,12 @@ pub struct Total {
 /// In `nat` it is written when the flow opens, for its answers. Where servers answer directly nothing needs it
 /// before the client sends more than a SYN, and a SYN that does not touch it costs a third less: until then the
 /// line is whatever flow's had the slot before ([`FlowInfo::is_of`]). So a flood of SYNs touches none.
+///
+/// A line of its own, in an array of its own, was measured against lines of 64 and of 32 bytes beside the hot set
+/// (elements of 576 and 320 bytes) and against 32-byte lines in an array: net time beside a reference in the same
+/// run, established 64K 0.55 against 0.84, 0.67 and 0.64; requests of 64K flows 0.89 against 0.97, 1.39 and 1.32;
+/// new flows 0.69 against 0.95, 0.78 and 0.84. Beside the hot sets cold bytes spread these over more pages than a
+/// TLB holds, and halves of a line cost a second miss where a request needs both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowInfo {

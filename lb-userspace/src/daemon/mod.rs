@@ -183,7 +183,8 @@ impl Daemon {
         let policy = timeouts(&config.daemon, age_tick(&meta));
         let sweep = Sweep::new(Arc::clone(&maps), policy);
         let sweeping = Sweeping::start(sweep, policy, Arc::clone(&clock), meta.age_shift)?;
-        let governing = Governing::start(Arc::clone(&maps), clock, config.daemon.tick, governor::Options::default())?;
+        let governing =
+            Governing::start(Arc::clone(&maps), clock, config.daemon.tick, governor::Options::default())?;
         let (events, losses) = dataplane.take_events()?;
         let traces = Traces::start(maps, events, losses).context("wait for events")?;
         dataplane.attach(&plan::ports(config, interfaces))?;

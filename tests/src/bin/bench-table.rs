@@ -9,8 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Parser, ValueEnum};
 use guidevane_tests::storm::{
     bed::{Bed, LOOPBACK},
-    churn,
-    flood,
+    churn, flood,
     frames::Flood,
     report::Report,
 };

@@ -78,7 +78,10 @@ impl Bed {
     pub fn new(slots: u32, interface: u32) -> Result<Self> {
         let mut dataplane =
             Dataplane::open(&Options { pin: None, flow_slots: slots, nat_sources: Vec::new() })?;
-        dataplane.kernel().load_other(PROGRAM).context("`cargo xtask bench object` builds one that has it")?;
+        dataplane
+            .kernel()
+            .load_other(PROGRAM)
+            .context("`cargo xtask bench object` builds one that has it")?;
         dataplane.steering.apply(&[spec(TCP), spec(UDP)], 1)?;
         let services = dataplane.steering.services().to_vec();
         for service in &services {

@@ -197,7 +197,8 @@ fn drain(bed: &Bed) -> u64 {
     const PASSES: u32 = 2;
     const SOON: u32 = 10;
     let maps = bed.dataplane.maps();
-    let limits = Limits { idle_after: SOON, idle_timeout: SOON, half_open: SOON, closing: SOON, linger: SOON };
+    let limits =
+        Limits { idle_after: SOON, idle_timeout: SOON, half_open: SOON, closing: SOON, linger: SOON };
     let policy = Policy { tcp: limits, udp: limits, ports: limits };
     let now = (bed::age(&maps, &bed.dataplane.clock()) + Limits::LONGEST / 2) & AGE_MASK;
     for _ in 0..PASSES {

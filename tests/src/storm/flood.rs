@@ -136,7 +136,8 @@ impl Wire {
         ip("link add near type veth peer name far")?;
         ip("link set near up")?;
         ip("link set far up")?;
-        let index = |name| namespace.run(move || if_nametoindex(name)).with_context(|| format!("link {name}"));
+        let index =
+            |name| namespace.run(move || if_nametoindex(name)).with_context(|| format!("link {name}"));
         let (near, far) = (index("near")?, index("far")?);
         // A link takes live frames in only while it has a program, whatever that does.
         let programs = [
@@ -224,7 +225,7 @@ impl Ground<'_> {
         }
         let (maps, vip) = (self.bed.dataplane.maps(), self.bed.dataplane.steering.services()[0].id);
         let (plan, near) = (self.plan, self.wire.near);
-        let kernel = &*self.bed.kernel();
+        let kernel = self.bed.kernel();
         bed::pin(cpu)?;
         let mut streams = Streams::establish(kernel, plan.streams)?;
         let mut connections = Connections::new(plan.connections as usize / 8);

@@ -81,7 +81,7 @@ pub const SILENT: u64 = 128;
 #[inline(always)]
 pub const fn end_of(seed: u64, flow: u64) -> End {
     let word = random(seed, flow);
-    if word % SILENT == 0 {
+    if word.is_multiple_of(SILENT) {
         End::Silence
     } else if word & SILENT == 0 {
         End::Finish
