@@ -11,6 +11,9 @@ const LONG: u8 = 0x80;
 const TYPE: u8 = 0x30;
 const HANDSHAKE: u8 = 0x20;
 
+/// The version whose packet types are known here (RFC 9000); version 2 numbers them otherwise (RFC 9369).
+pub const VERSION_1: u32 = 1;
+
 /// Where the destination connection ID starts: in a short header, and in a long one, behind the version and
 /// its own length.
 pub const SHORT_START: usize = 1;

@@ -165,6 +165,11 @@ const fn advance(from: u32, to: u32) -> i32 {
 #[inline(always)]
 pub fn on_segment(state: State, track: Track, segment: &Segment, skip: u32) -> Verdict {
     if segment.flags.has(Flags::RST) {
+        // Before the first payload no number tells the client's reset from a forged one; the flow is no load for
+        // long, and keeps its server for the SYN that comes again.
+        if matches!(state, State::Opening | State::Stale) && track.flags & BOTH_WAYS == 0 {
+            return Verdict { state, track, event: Event::None };
+        }
         let near = advance(track.high_sequence, segment.sequence).unsigned_abs() <= RESET_WINDOW;
         return Verdict { state: if near { State::Closed } else { state }, track, event: Event::None };
     }
@@ -297,6 +302,12 @@ pub const fn is_begun(state: State, track: &Track, segment: &Segment) -> bool {
         }
         _ => true,
     }
+}
+
+/// Whether a segment is enough to begin the numbers of a flow whose opening nobody wrote down.
+#[inline(always)]
+pub const fn begins(segment: &Segment) -> bool {
+    !segment.flags.has(Flags::RST) && (segment.payload > 0 || segment.flags.has(Flags::SYN | Flags::FIN))
 }
 
 /// The numbers of a flow whose opening nobody wrote down, from the first segment that says something of it: its

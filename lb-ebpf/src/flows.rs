@@ -317,10 +317,11 @@ impl Flow {
         let begun = own && track::is_begun(state, numbers, segment);
         let numbers = if begun {
             *numbers
-        } else if segment.payload > 0 || segment.flags.opens() || segment.flags.has(Flags::FIN) {
+        } else if track::begins(segment) {
             track::found(segment)
         } else {
-            // A bare ACK says nothing, and a reset could be anyone's.
+            // A bare ACK says nothing but that the client is there, and a reset could be anyone's.
+            self.refresh(vip);
             return None;
         };
         let verdict = if segment.flags.opens() {
@@ -377,8 +378,21 @@ impl Flow {
         if self.settle(vip, &verdict, now)
             && next as u8 != state as u8
             && let (Some(packet), Some(line)) = (packet::current(), info(self.number))
+            // SAFETY: the pointer is to a whole element of the map, plain numbers.
+            && !unsafe { &*line }.is_of(&packet.source, packet.source_port_be, vip)
         {
             begin_line(packet, vip, line);
+            // SAFETY: a field of a map element, plain numbers.
+            unsafe { (&raw mut (*line).track).write(Track::default()) };
+        }
+    }
+
+    /// Notes that the flow is alive, whatever it is doing.
+    #[inline(always)]
+    pub fn refresh(&self, vip: u16) {
+        let (now, state) = (age_now(), self.slot.state());
+        if self.slot.age() != now {
+            self.settle(vip, &Verdict { state, track: Track::default(), event: Event::None }, now);
         }
     }
 

@@ -88,7 +88,14 @@ fn later(ctx: &XdpContext, packet: &mut Packet) -> Result<Verdict, Reason> {
     let number = entry.number();
     let (id, found) = match way {
         Way::Backend => (number as u16, Found::Table),
-        Way::Flow | Way::Client => (backend_of(number), Found::Flow(number)),
+        Way::Flow | Way::Client => {
+            let slot = slot_of(number);
+            // The flow is gone meanwhile.
+            if slot.0 == Slot::EMPTY.0 {
+                return Err(for_address(packet, Reason::FragmentUnknown));
+            }
+            (slot.backend(), Found::Flow(number))
+        }
     };
     let (_, hop) = backends::backend(id).ok_or(Reason::Internal)?;
     if forward::may_go_on(packet).is_err() {
@@ -115,9 +122,11 @@ fn entry_of(hash: u64) -> Entry {
     Entry(0)
 }
 
-/// The backend of the flow with this number; one that is nobody's if there is no such flow any more.
+/// The slot with this number.
 #[inline(always)]
-fn backend_of(number: u32) -> u16 {
-    let Some(set) = FLOWS.get(number / WAYS as u32) else { return 0 };
-    Slot(set[number as usize & (WAYS - 1)]).backend()
+fn slot_of(number: u32) -> Slot {
+    match FLOWS.get(number / WAYS as u32) {
+        Some(set) => Slot(set[number as usize & (WAYS - 1)]),
+        None => Slot::EMPTY,
+    }
 }

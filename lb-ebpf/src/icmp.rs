@@ -220,11 +220,11 @@ fn translate(
 /// An error about a packet to a `nat` backend: a client sent it, to the VIP.
 #[inline(always)]
 fn to_client(ctx: &XdpContext, packet: &Packet, quoted: &mut Packet) -> Outcome {
-    let Some((id, hop)) = backends::backend_at(&quoted.to()) else {
-        let flow = server::flow_at(&packet.destination, quoted.source_port_be)?;
+    if let Ok(flow) = server::flow_at(&packet.destination, quoted.source_port_be) {
         let (_, hop) = backends::backend(flow.slot.backend()).ok_or(Reason::NotOurs)?;
         return give_back(ctx, packet, quoted, flow.slot.backend(), hop, &flow);
-    };
+    }
+    let (id, hop) = backends::backend_at(&quoted.to()).ok_or(Reason::NotOurs)?;
     let vip = backends::vip(hop.vip).ok_or(Reason::NotOurs)?;
     let hash = quoted.flow_to(hop.vip).hash(flows::key());
     let flow = flows::find(quoted, hash, vip);

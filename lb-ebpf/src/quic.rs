@@ -25,10 +25,13 @@ pub fn backend(ctx: &XdpContext, packet: &Packet, vip: &Vip) -> Option<u16> {
     if packet.length < (UdpHdr::LEN + place + OCTETS) as u32 {
         return None;
     }
-    // Only a long header says how long the connection ID is.
-    let long = place != quic::SHORT_START;
-    if long && !quic::has_server_id(vip.quic, Bytes::<1>::at(ctx, payload + place - 1).ok()?.u8::<0>()) {
-        return None;
+    if place != quic::SHORT_START {
+        // Only a long header says how long the connection ID is, and its types are the version's own.
+        let header = Bytes::<{ quic::LONG_START }>::at(ctx, payload).ok()?;
+        let (version, length) = (u32::from_be(header.u32::<1>()), header.u8::<5>());
+        if version != quic::VERSION_1 || !quic::has_server_id(vip.quic, length) {
+            return None;
+        }
     }
     let id = Bytes::<OCTETS>::at(ctx, payload + place).ok()?;
     let server = quic::server_id(vip.quic, id.u8::<0>(), u64::from_be(id.u64::<1>()))?;

@@ -35,9 +35,12 @@ pub extern "C" fn guidevane_server(ctx: *mut xdp_md) -> u64 {
 /// access to the same port pass.
 #[inline(always)]
 fn from_server(ctx: &XdpContext, packet: &mut Packet) -> Outcome {
-    let Some((id, hop)) = backends::backend_at(&packet.from()) else {
-        return to_source(ctx, packet);
-    };
+    // First by where it goes: the same server may be behind a two-armed VIP as well.
+    let outcome = to_source(ctx, packet);
+    if !matches!(outcome, Err(Reason::NotOurs)) {
+        return outcome;
+    }
+    let (id, hop) = backends::backend_at(&packet.from()).ok_or(Reason::NotOurs)?;
     let key = packet.flow_back(hop.vip);
     let vip = backends::vip(hop.vip).ok_or(Reason::NotOurs)?;
     let flow = flows::find(packet, key.hash(flows::key()), vip);
@@ -94,6 +97,7 @@ fn give_back(ctx: &XdpContext, packet: &Packet, vip: &Vip, id: u16, hop: &Hop, f
         }
     } else {
         packet.datagram(ctx)?;
+        flow.refresh(vip.id);
     }
     if packet.is_first() {
         fragments::guidevane_remember(fragment::Way::Client as u32, flow.number);

@@ -9,7 +9,7 @@ use aya::maps::{MapData, MapInfo, MapType};
 use lb_common::{
     address::{Address, Endpoint},
     index::{Active, BUCKETS, HANDLES, Handle},
-    layout::{self, Control, LAYOUT, Meta, PORT_SETS, VIP_IDS, Vip, vip_flags},
+    layout::{self, Control, LAYOUT, MAX_SOURCES, Meta, PORT_SETS, VIP_IDS, Vip, vip_flags},
     slot::MAX_BACKENDS,
     table::WAYS,
 };
@@ -92,7 +92,7 @@ pub fn adoptable(directory: &Path, sources: &[Address]) -> Result<Option<Meta>, 
     if meta.layout != LAYOUT {
         return Err(refuse(format!("they have layout {:#x}, this version has {LAYOUT:#x}", meta.layout)));
     }
-    let whole = meta.port_sets.is_multiple_of(PORT_SETS) && meta.port_sets <= u16::MAX.into();
+    let whole = meta.port_sets.is_multiple_of(PORT_SETS) && meta.port_sets <= MAX_SOURCES as u32 * PORT_SETS;
     if !meta.flow_sets.is_power_of_two() || !whole || meta.hz == 0 {
         return Err(refuse("META says nothing sensible".into()));
     }

@@ -142,12 +142,21 @@ impl Sweep {
         let info = || maps.flow_info.half(set * WAYS + way, TRACK_FLAGS).load(Ordering::Relaxed);
         let source = self.source_of(set);
         let limits = match source {
+            // What is half open, or over, holds a port for as short, and rests as long, whatever the protocol.
+            Some(_) if slot.state() <= State::Opening => &self.policy.ports,
             _ if is_udp(maps, vip) => &self.policy.udp,
             Some(_) => &self.policy.ports,
             None => &self.policy.tcp,
         };
         let finished = matches!(slot.state(), State::Awaiting | State::Streaming) && info() & FINISHED != 0;
-        if let Some(next) = age_out(slot, now, limits, finished)
+        let next = age_out(slot, now, limits, finished).map(|next| match slot.state() {
+            // A port rests when its flow has expired too: late answers are not for its next owner.
+            State::Idle | State::Streaming | State::Awaiting if source.is_some() && next == Slot::EMPTY => {
+                slot.with(slot.backend(), State::Closed, now)
+            }
+            _ => next,
+        });
+        if let Some(next) = next
             && word.compare_exchange(slot.0, next.0) == slot.0
         {
             move_gauges(maps, vip, slot, next);

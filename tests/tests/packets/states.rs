@@ -233,11 +233,15 @@ fn a_syn_keeps_its_pick_unless_the_flow_is_closed() {
         assert_eq!(plane.state(client, vip), State::Opening);
 
         plane.forward(&segment(client, RST));
+        assert_eq!(plane.state(client, vip), State::Opening, "a reset before any payload could be anyone's");
+        plane.forward(&segment(client, ACK).payload(REQUEST));
+        plane.forward(&segment(client, RST));
         assert_eq!(plane.state(client, vip), State::Closed);
         let outcome = plane.send(&segment(client, SYN).build());
         assert_eq!(outcome.reason, Reason::NewFlow, "a SYN on a closed flow");
         assert_eq!(plane.backend_by_mac(&outcome.frame), favourite, "it is picked anew");
         plane.check_gauges("after a flow was picked anew");
+        plane.forward(&segment(client, ACK).payload(REQUEST));
         plane.forward(&segment(client, RST));
     }
 }

@@ -13,8 +13,8 @@ use lb_common::track::Flags;
 
 use crate::bytes::Bytes;
 use layout::{
-    ACKNOWLEDGED, ANSWER, CPUS, End, Kind, PACKETS_OF_FLOW, REQUEST, SEQUENCE, Storm, TEMPLATE_WORDS, elder_of,
-    end_of, random,
+    ACKNOWLEDGED, ANSWER, CPUS, End, Kind, PACKETS_OF_FLOW, REQUEST, SEQUENCE, Storm, TEMPLATE_WORDS,
+    elder_of, end_of, random,
 };
 
 #[btf_map]
