@@ -1,7 +1,8 @@
 //! `bench`: builds what it takes and becomes the program that measures.
 //!
 //! The object is built anew with the feature `bench`, so what is timed is the source as it is, not what is committed.
-//! The program itself is not optimised: all that it measures runs in the kernel.
+//! The programs themselves are not optimised, since all that they measure runs in the kernel; but the flow table is
+//! swept by the daemon's code, which has to keep up.
 
 use std::{env, ffi::OsString, os::unix::process::CommandExt as _, process::Command};
 
@@ -52,6 +53,11 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["run", "--locked", "--quiet", "--manifest-path"]).arg(root.join("Cargo.toml"));
+    if subject == "table" {
+        for package in ["guidevane", "lb-common"] {
+            cargo.arg("--config").arg(format!("profile.dev.package.{package}.opt-level=2"));
+        }
+    }
     cargo.args(["--package", "guidevane-tests", "--bin", &format!("bench-{subject}"), "--"]).args(options);
     cargo.env(BENCH.variable, object);
     if let Some((name, value)) = root_runner(&format!("bench {subject}"))? {

@@ -42,6 +42,9 @@ struct Args {
     /// New connections during a flood, at least
     #[arg(long, default_value_t = 4000)]
     connections: u32,
+    /// Tell by how much shares differ during a flood, and take it as it is
+    #[arg(long)]
+    any_shares: bool,
     /// What all randomness comes from
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -99,6 +102,9 @@ fn run(args: &Args) -> Result<()> {
         let flooded = flood::run(&plan, &Flood::ALL, |flooded| println!("{}", flooded.line()));
         report.floods = flooded.context("floods")?;
         failures.extend(report.floods.iter().flat_map(flood::Flooded::failures));
+        if !args.any_shares {
+            failures.extend(report.floods.iter().filter_map(flood::Flooded::unfairness));
+        }
     }
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&report)?;

@@ -71,12 +71,15 @@ impl Flooded {
         ];
         let some = none.iter().filter(|(count, _)| *count > 0);
         failures.extend(some.map(|(count, what)| format!("{}: {count} {what}", self.flood)));
-        if self.shift > SHIFT {
-            let [shift, most] = [self.shift, SHIFT].map(|part| part * 100.0);
-            failures.push(format!("{}: a share differs by {shift:.1} %, above {most} %", self.flood));
-        }
         failures.extend(self.wrong.iter().map(|wrong| format!("{}: {wrong}", self.flood)));
         failures
+    }
+
+    /// That shares differ by too much, if they do.
+    pub fn unfairness(&self) -> Option<String> {
+        let [shift, most] = [self.shift, SHIFT].map(|part| part * 100.0);
+        let say = || format!("{}: a share differs by {shift:.1} %, above {most} %", self.flood);
+        (shift > most).then(say)
     }
 
     /// A few lines for people.

@@ -94,14 +94,13 @@ fn forge(headers: Headers, storm: &Storm, number: u64) {
     let drawn = random(storm.seed, if pair { number & !1 } else { number });
     headers.set_u32::<SOURCE>(((drawn as u32 >> 3) | 0x2000_0000).to_be());
     headers.set_u16::<SOURCE_PORT>((drawn >> 32) as u16 | 1);
-    if fragments {
-        headers.set_u16::<IDENTIFICATION>((drawn >> 48) as u16);
-        headers.set_u16::<FRAGMENT>(if number & 3 == 0 { FIRST } else { LATER }.to_be());
-    }
-    if !fragments && storm.kind != Kind::Datagrams as u32 {
+    if storm.kind == Kind::Segments as u32 {
         let numbers = random(!storm.seed, number);
         headers.set_u32::<SEQUENCE_NUMBER>(numbers as u32);
         headers.set_u32::<ACKNOWLEDGEMENT>((numbers >> 32) as u32);
+    } else if storm.kind != Kind::Datagrams as u32 {
+        headers.set_u16::<IDENTIFICATION>((drawn >> 48) as u16);
+        headers.set_u16::<FRAGMENT>(if number & 3 == 0 { FIRST } else { LATER }.to_be());
     }
 }
 
