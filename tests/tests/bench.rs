@@ -29,7 +29,6 @@ fn object() -> String {
 #[test]
 #[ignore = "needs root: loads the kernel programs; and the eBPF tool chain, which `cargo xtask setup` installs"]
 fn every_case_of_the_packet_benchmark_is_what_its_name_says() {
-<<<<<<< HEAD
     /// One of every kind; all of them take minutes.
     const FEW: [&str; 10] = [
         "--only",
@@ -44,30 +43,11 @@ fn every_case_of_the_packet_benchmark_is_what_its_name_says() {
         "not-our",
     ];
     let full = env::var_os("GUIDEVANE_FULL").is_some();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace");
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = run(Command::new(cargo).current_dir(root).args([
-        "run",
-        "--quiet",
-        "--locked",
-        "--package",
-        "xtask",
-        "--",
-        "bench",
-        "object",
-    ]));
-    assert!(built.status.success(), "the object cannot be built: {}", text(&built.stderr));
-    // Opening half a million flows takes a second each time and is the same in small.
-    let measured = run(Command::new(env!("CARGO_BIN_EXE_bench-packet"))
-        .env("GUIDEVANE_OBJECT", text(&built.stdout))
-        .args(["--rounds", "1", "--repeat", "4096", "--skip", "512k"])
-        .args(if full { &[][..] } else { &FEW[..] }));
-=======
     // Opening half a million flows takes a second each time and is the same in small.
     let measured = run(Command::new(env!("CARGO_BIN_EXE_bench-packet"))
         .env("GUIDEVANE_OBJECT", object())
-        .args(["--rounds", "1", "--repeat", "4096", "--skip", "512k"]));
->>>>>>> a1038c3 (tests: guard the flow table's churn and floods in small)
+        .args(["--rounds", "1", "--repeat", "4096", "--skip", "512k"])
+        .args(if full { &[][..] } else { &FEW[..] }));
     let (out, error) = (text(&measured.stdout), text(&measured.stderr));
     assert!(measured.status.success(), "{error}\n{out}");
     let expected: &[&str] = match full {

@@ -3,8 +3,8 @@
 use lb_common::{
     slot::State,
     track::{
-        ANSWERED, CLOSING_SLACK, Event, FINISHED, Flags, Record, Segment, Track, Verdict, is_quiet,
-        on_answer, on_datagram, on_quiet, on_segment, on_syn, on_syn_ack, opened,
+        ANSWERED, BOTH_WAYS, CLOSING_SLACK, Event, FINISHED, Flags, Record, Segment, Track, Verdict,
+        is_quiet, on_answer, on_datagram, on_quiet, on_segment, on_syn, on_syn_ack, opened,
     },
 };
 use proptest::{
