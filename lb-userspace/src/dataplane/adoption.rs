@@ -73,7 +73,7 @@ pub fn shapes(meta: &Meta) -> [(&'static str, usize, usize, bool); 16] {
         ("TABLE", layout::TABLE_LINE * 2, meta.table_lines as usize, true),
         ("FLOWS", WAYS * 8, sets, true),
         ("FLOW_INFO", size_of::<layout::FlowInfo>(), sets * WAYS, true),
-        ("SOURCES", size_of::<Address>(), layout::MAX_SOURCES, true),
+        ("SOURCES", size_of::<Address>(), MAX_SOURCES, true),
         ("TRAFFIC", size_of::<layout::Traffic>(), MAX_BACKENDS, false),
         ("REASONS_SEEN", size_of::<u64>(), layout::REASON_ELEMENTS, false),
     ]
