@@ -18,8 +18,8 @@ use crate::bed::Namespace;
 /// Names the binary to run, where it does not lie beside the tests.
 pub const BINARY_VARIABLE: &str = "GUIDEVANE_BIN";
 
-/// Far above what a busy machine needs to start a daemon or to stop one.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Far above what a busy machine needs to start a daemon or to stop one, in an emulated guest as well.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running daemon; killed when dropped.
 #[derive(Debug)]

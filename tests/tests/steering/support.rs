@@ -153,7 +153,7 @@ pub fn curl(bed: &Topology, vip: IpAddr, tokens: u32) -> String {
         .command("curl")
         // Not from the ports of flows through the VIP: a direct connection from one of them is a stated limit.
         .args(if is_vip { &[][..] } else { &["--local-port", "2000-19000"] })
-        .args(["--no-progress-meter", "--globoff", "--no-buffer", "--max-time", "20", "--data", &body, &url])
+        .args(["--no-progress-meter", "--globoff", "--no-buffer", "--max-time", "60", "--data", &body, &url])
         .output()
         .expect("run curl");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
