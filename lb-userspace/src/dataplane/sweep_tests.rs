@@ -66,9 +66,11 @@ fn ports_rest_after_their_flow_and_slots_of_the_table_do_not() {
         ("a closing port", port, 0, State::Closing, 99, false),
         ("a port that has rested", port, 0, State::Closed, 100, true),
         ("a port that was closing", port, 0, State::Closing, 100, true),
-        ("a port of a datagram flow", port, 1, State::Closed, 5, true),
+        ("a port of a datagram flow", port, 1, State::Closed, 5, false),
+        ("one that has rested", port, 1, State::Closed, 100, true),
         ("an idle port", port, 0, State::Idle, 499, false),
-        ("a port forgotten", port, 0, State::Idle, 500, true),
+        ("a port forgotten, which rests first", port, 0, State::Idle, 500, false),
+        ("a flow forgotten", table, 0, State::Idle, 500, true),
     ] {
         let maps = two_vips(1);
         let word = maps.flows.word(set, 8);
@@ -76,6 +78,20 @@ fn ports_rest_after_their_flow_and_slots_of_the_table_do_not() {
         let pass = pass(&maps, silent_for);
         assert_eq!(Slot(word.load(Ordering::SeqCst)) == Slot::EMPTY, freed, "{what}");
         assert_eq!(pass.expired, u64::from(freed), "{what}");
+    }
+}
+
+#[test]
+fn a_port_whose_flow_expired_rests_as_if_it_had_been_closed() {
+    let maps = two_vips(1);
+    let word = maps.flows.word((FLOW_SETS + RESERVED_SETS) as usize, 8);
+    for (backend, state, silent_for) in
+        [(0, State::Idle, 500), (1, State::Idle, 500), (1, State::Awaiting, 500)]
+    {
+        word.store(Slot::new(1 << 40, backend, state, THEN).0, Ordering::SeqCst);
+        pass(&maps, silent_for);
+        let slot = Slot(word.load(Ordering::SeqCst));
+        assert_eq!((slot.state(), slot.age()), (State::Closed, THEN + silent_for), "{state:?} of {backend}");
     }
 }
 
