@@ -344,6 +344,8 @@ fn named(vip: &Vip, quic: Quic, packet: &Packet<'_>) -> Option<usize> {
     let first = *payload.first()?;
     let start = match first & 0x80 {
         0 => 1,
+        // Other versions number their types otherwise.
+        _ if payload.get(1..5)? != [0, 0, 0, 1] => return None,
         _ if first >> 4 & 3 != 2 => return None,
         _ if usize::from(*payload.get(5)?) <= quic.length => return None,
         _ => 6,
