@@ -42,8 +42,20 @@ pub fn vip(id: u16) -> Option<&'static Vip> {
 /// The backend of a `nat` VIP that listens at an endpoint.
 #[inline(always)]
 pub fn backend_at(endpoint: &Endpoint) -> Option<(u16, &'static Hop)> {
+    indexed(endpoint, |hop| same(&hop.endpoint, endpoint))
+}
+
+/// The backend that QUIC connection IDs call `server`, given the endpoint that stands for it.
+#[inline(always)]
+pub fn named(endpoint: &Endpoint, server: u64) -> Option<u16> {
+    indexed(endpoint, |hop| hop.server_id == server && hop.vip == endpoint.port_be).map(|(id, _)| id)
+}
+
+/// The backend in an endpoint's bucket that is the one looked for.
+#[inline(always)]
+fn indexed(endpoint: &Endpoint, is_it: impl Fn(&Hop) -> bool) -> Option<(u16, &'static Hop)> {
     let active = Active(CONTROL.get(0)?.real_index);
-    // Without a `nat` VIP there is no index, and nothing to look up.
+    // Without a `nat` VIP or a server ID there is no index, and nothing to look up.
     if active.0 == 0 {
         return None;
     }
@@ -52,27 +64,9 @@ pub fn backend_at(endpoint: &Endpoint) -> Option<(u16, &'static Hop)> {
         let handle = Handle::of(bucket, position);
         if handle.is_some()
             && let Some((_, hop)) = backend(handle.id())
-            && same(&hop.endpoint, endpoint)
+            && is_it(hop)
         {
             return Some((handle.id(), hop));
-        }
-    }
-    None
-}
-
-/// The backend that QUIC connection IDs call `server`, given the endpoint that stands for it.
-#[inline(always)]
-pub fn named(endpoint: &Endpoint, server: u64) -> Option<u16> {
-    let active = Active(CONTROL.get(0)?.real_index);
-    let bucket = *REAL_INDEX.get(active.element(endpoint))?;
-    for position in 0..HANDLES {
-        let handle = Handle::of(bucket, position);
-        if handle.is_some()
-            && let Some((_, hop)) = backend(handle.id())
-            && hop.server_id == server
-            && hop.vip == endpoint.port_be
-        {
-            return Some(handle.id());
         }
     }
     None

@@ -1,6 +1,7 @@
 //! The flow table in its maps: finding, entering and changing a flow, and the gauges that follow.
 //!
-//! A slot changes by compare-exchange alone, and only the winner moves gauges or touches the cold line.
+//! A slot changes by compare-exchange alone, and only the winner moves gauges. The cold line is written by the
+//! winner too, or by whoever found nothing to change in the slot.
 
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
 use lb_common::{
@@ -16,6 +17,7 @@ use lb_common::{
 use crate::{
     maps::{
         AGE_SHIFT, BACKENDS, FLOW_INFO, KEY0, KEY1, LOADS, PROGRESS, SET_MASK, TOTALS, TRAFFIC, flow_set,
+        flow_word,
     },
     packet::{self, Packet},
     word::{add_u64, fetch_add_u32},
@@ -65,6 +67,12 @@ pub fn nanoseconds() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
+/// The same in units of the histograms, modulo 2^32 of them.
+#[inline(always)]
+fn units() -> u32 {
+    (nanoseconds() >> Histogram::UNIT_SHIFT) as u32
+}
+
 /// A flow's two sets.
 #[derive(Clone, Copy)]
 struct Sets {
@@ -96,12 +104,6 @@ impl Sets {
         let first = table::first_set(hash, mask);
         (first, table::other_set(first, slot::tag(hash), mask))
     }
-}
-
-/// The same in units of the histograms.
-#[inline(always)]
-fn units() -> u32 {
-    (nanoseconds() >> Histogram::UNIT_SHIFT) as u32
 }
 
 /// Looks a flow of a VIP up in both of its sets. One that is in neither has an empty slot
@@ -204,8 +206,7 @@ pub fn open(hash: u64, vip: &Vip, backend: u16, chosen: Place) -> Option<u32> {
 #[inline(always)]
 fn enter(hash: u64, vip: u16, backend: u16, place: Place) -> bool {
     let now = age_now();
-    let Some(words) = flow_set(place.number() / WAYS as u32) else { return false };
-    let word = &words[place.number() as usize & (WAYS - 1)];
+    let Some(word) = flow_word(place.number()) else { return false };
     let victim = Slot(word.load());
     let entered = Slot::new(hash, backend, State::Opening, now);
     // Worth more than a moment ago: another flow has moved in.
@@ -275,8 +276,8 @@ impl Flow {
     /// Puts `next` into the slot if it is still as it was read, and says what was found there.
     #[inline(always)]
     fn exchange(&self, next: Slot) -> Slot {
-        let Some(words) = flow_set(self.number / WAYS as u32) else { return Slot::EMPTY };
-        Slot(words[self.number as usize & (WAYS - 1)].compare_exchange(self.slot.0, next.0))
+        let Some(word) = flow_word(self.number) else { return Slot::EMPTY };
+        Slot(word.compare_exchange(self.slot.0, next.0))
     }
 
     /// Gives the flow another backend and opens it anew: its old one is down, or it was closed. When another

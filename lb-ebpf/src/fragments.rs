@@ -14,7 +14,7 @@ use crate::{
     backends,
     deliver::Way as Found,
     flows, forward,
-    maps::{FLOWS, FRAGMENTS},
+    maps::{flow_word, fragment_set},
     packet::{self, Packet},
     server,
     steer::{Verdict, for_address},
@@ -31,9 +31,7 @@ fn hash(packet: &Packet) -> u64 {
 
 #[inline(always)]
 fn set_of(hash: u64) -> Option<&'static [MapWord; WAYS]> {
-    let set = FRAGMENTS.get_ptr(fragment::set(hash, FRAGMENT_SETS as u32))?;
-    // SAFETY: an element is eight aligned words that live as long as the program; `MapWord` is one word.
-    Some(unsafe { &*set.cast::<[MapWord; WAYS]>() })
+    fragment_set(fragment::set(hash, FRAGMENT_SETS as u32))
 }
 
 /// Remembers that the first fragment at hand goes to a backend.
@@ -89,7 +87,7 @@ fn later(ctx: &XdpContext, packet: &mut Packet) -> Result<Verdict, Reason> {
     let (id, found) = match way {
         Way::Backend => (number as u16, Found::Table),
         Way::Flow | Way::Client => {
-            let slot = slot_of(number);
+            let slot = flow_word(number).map_or(Slot::EMPTY, |word| Slot(word.load()));
             // The flow is gone meanwhile.
             if slot.0 == Slot::EMPTY.0 {
                 return Err(for_address(packet, Reason::FragmentUnknown));
@@ -120,13 +118,4 @@ fn entry_of(hash: u64) -> Entry {
         position += 1;
     }
     Entry(0)
-}
-
-/// The slot with this number.
-#[inline(always)]
-fn slot_of(number: u32) -> Slot {
-    match FLOWS.get(number / WAYS as u32) {
-        Some(set) => Slot(set[number as usize & (WAYS - 1)]),
-        None => Slot::EMPTY,
-    }
 }

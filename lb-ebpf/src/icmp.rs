@@ -130,6 +130,10 @@ fn echo(ctx: &XdpContext, packet: &Packet) -> Outcome {
 #[inline(always)]
 fn quote(ctx: &XdpContext, packet: &Packet, quoted: &mut Packet) -> Result<(), Reason> {
     let network = packet.transport() + ICMP_BYTES;
+    let header = if packet.v6 { Ipv6Hdr::LEN } else { Ipv4Hdr::LEN };
+    if packet.length < (ICMP_BYTES + header) as u32 {
+        return Err(Reason::Truncated);
+    }
     quoted.network = network as u16;
     quoted.part = packet::Part::Whole as u8;
     if packet.v6 {
@@ -238,7 +242,7 @@ fn give_back(ctx: &XdpContext, packet: &Packet, quoted: &Packet, id: u16, hop: &
     }
     forward::may_go_on(packet)?;
     let vip = backends::vip(hop.vip).ok_or(Reason::NotOurs)?;
-    let line = server::line(flow).ok_or(Reason::Internal)?;
+    let line = server::line(flow.number).ok_or(Reason::Internal)?;
     forward::decrement_ttl(ctx, packet)?;
     requote(ctx, packet, quoted, End::Destination, &identity_at(hop), &identity_of(vip))?;
     if vip.flags & vip_flags::SOURCE_NAT != 0 {

@@ -86,7 +86,24 @@ pub static TRACED: PerCpuArray<Event, 1> = PerCpuArray::new();
 /// A set of the flow table.
 #[inline(always)]
 pub fn flow_set(number: u32) -> Option<&'static [MapWord; WAYS]> {
-    let set = FLOWS.get_ptr(number)?;
+    FLOWS.get_ptr(number).map(words)
+}
+
+/// The word of the flow table's slot with this number.
+#[inline(always)]
+pub fn flow_word(number: u32) -> Option<&'static MapWord> {
+    let set = flow_set(number / WAYS as u32)?;
+    Some(&set[number as usize & (WAYS - 1)])
+}
+
+/// A set of remembered fragments.
+#[inline(always)]
+pub fn fragment_set(number: u32) -> Option<&'static [MapWord; WAYS]> {
+    FRAGMENTS.get_ptr(number).map(words)
+}
+
+#[inline(always)]
+fn words(set: *const [u64; WAYS]) -> &'static [MapWord; WAYS] {
     // SAFETY: an element is eight aligned words that live as long as the program; `MapWord` is one word.
-    Some(unsafe { &*set.cast::<[MapWord; WAYS]>() })
+    unsafe { &*set.cast::<[MapWord; WAYS]>() }
 }

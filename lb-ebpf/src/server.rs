@@ -18,7 +18,7 @@ use crate::{
     flows::{self, Flow},
     forward::{self, End, Identity},
     fragments,
-    maps::flow_set,
+    maps::flow_word,
     packet::{self, Packet},
     steer::{Outcome, Verdict},
 };
@@ -47,7 +47,7 @@ fn from_server(ctx: &XdpContext, packet: &mut Packet) -> Outcome {
     if !flow.is_known() || flow.slot.backend() != id {
         return Err(Reason::NotOurs);
     }
-    let line = line(&flow).ok_or(Reason::Internal)?;
+    let line = line(flow.number).ok_or(Reason::Internal)?;
     if line.client != key.client || line.client_port_be != key.client_port_be {
         return Err(Reason::NotOurs);
     }
@@ -75,16 +75,15 @@ pub fn flow_at(address: &lb_common::address::Address, port_be: u16) -> Result<Fl
         return Err(Reason::NotOurs);
     }
     let number = source.ports * WAYS as u32 + u32::from(u16::from_be(port_be));
-    let words = flow_set(number / WAYS as u32).ok_or(Reason::NotOurs)?;
-    let flow = Flow { slot: Slot(words[number as usize & (WAYS - 1)].load()), number };
+    let flow = Flow { slot: Slot(flow_word(number).ok_or(Reason::NotOurs)?.load()), number };
     if flow.is_known() { Ok(flow) } else { Err(Reason::NotOurs) }
 }
 
-/// A flow's cold line.
+/// The cold line of the flow with this number.
 #[inline(always)]
-pub fn line(flow: &Flow) -> Option<&'static FlowInfo> {
+pub fn line(number: u32) -> Option<&'static FlowInfo> {
     // SAFETY: the pointer is to a whole element of the map, plain numbers.
-    flows::info(flow.number).map(|line| unsafe { &*line })
+    flows::info(number).map(|line| unsafe { &*line })
 }
 
 #[inline(always)]
@@ -104,7 +103,7 @@ fn give_back(ctx: &XdpContext, packet: &Packet, vip: &Vip, id: u16, hop: &Hop, f
     }
     forward::decrement_ttl(ctx, packet)?;
     forward::translate(ctx, packet, End::Source, &identity_at(hop), &identity_of(vip))?;
-    let line = line(flow).ok_or(Reason::Internal)?;
+    let line = line(flow.number).ok_or(Reason::Internal)?;
     if vip.flags & vip_flags::SOURCE_NAT != 0 {
         let old = Identity::new(packet.destination, packet.destination_port_be);
         let new = Identity::new(line.client, line.client_port_be);
@@ -119,9 +118,7 @@ pub fn return_part(ctx: &XdpContext, packet: &Packet, id: u16, hop: &Hop, number
     let vip = backends::vip(hop.vip).ok_or(Reason::Internal)?;
     forward::decrement_ttl(ctx, packet)?;
     forward::readdress(ctx, packet, End::Source, &hop.endpoint.address, &vip.endpoint.address)?;
-    let line = flows::info(number).ok_or(Reason::Internal)?;
-    // SAFETY: the pointer is to a whole element of the map, plain numbers.
-    let line = unsafe { &*line };
+    let line = line(number).ok_or(Reason::Internal)?;
     if vip.flags & vip_flags::SOURCE_NAT != 0 {
         forward::readdress(ctx, packet, End::Destination, &packet.destination, &line.client)?;
     }
