@@ -4,6 +4,7 @@
 //! reports mean for costs is the governor's business.
 
 pub mod exposition;
+mod hardware;
 mod http;
 mod scraper;
 mod vllm;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 
 pub use crate::health::Key;
+pub use hardware::{Fault, Hardware};
 pub use http::{MetricsUrl, UrlError};
 pub use scraper::{Failures, Scrape, ScrapeOptions, Scraper, Scrapers};
 pub use vllm::Vllm;
