@@ -12,22 +12,46 @@ pub trait Hide {
     }
 }
 
+/// One when `x` is negative in two's complement, else zero.
+///
+/// Hidden is `x`: a compiler that knows what was compared makes a branch of it.
+#[inline(always)]
+pub fn negative<H: Hide>(x: u64) -> u64 {
+    H::hide(x) >> 63
+}
+
 /// One when `x` is zero, else zero.
 #[inline(always)]
-pub fn is_zero<H: Hide>(x: u64) -> u64 {
-    1 ^ (H::hide(x | x.wrapping_neg()) >> 63)
+pub fn zero<H: Hide>(x: u64) -> u64 {
+    negative::<H>(x | x.wrapping_neg()) ^ 1
 }
 
-/// All ones when `a` is below `b`, else zero. Both are below 2^63.
+/// One when `a` is below `b`, else zero. Both are in two's complement, and their difference is, too.
 #[inline(always)]
 pub fn below<H: Hide>(a: u64, b: u64) -> u64 {
-    (H::hide(a.wrapping_sub(b)) >> 63).wrapping_neg()
+    negative::<H>(a.wrapping_sub(b))
 }
 
-/// The smaller of two numbers below 2^63.
+/// The smaller of two numbers, as in [`below`].
 #[inline(always)]
 pub fn smaller<H: Hide>(a: u64, b: u64) -> u64 {
-    select(below::<H>(a, b), a, b)
+    let difference = a.wrapping_sub(b);
+    b.wrapping_add(difference & mask::<H>(negative::<H>(difference)))
+}
+
+/// A number in two's complement, or zero where it is below.
+#[inline(always)]
+pub fn positive<H: Hide>(x: u64) -> u64 {
+    x & !mask::<H>(negative::<H>(x))
+}
+
+/// All ones for one, zero for zero.
+///
+/// Hidden is `bit`: a compiler that knows where a mask came from makes a branch of it. So does the verifier, of any
+/// mask that meets a constant: multiply constants by the bit instead.
+#[inline(always)]
+pub fn mask<H: Hide>(bit: u64) -> u64 {
+    H::hide(bit).wrapping_neg()
 }
 
 /// `a` where `mask` is all ones, `b` where it is zero.

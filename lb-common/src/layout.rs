@@ -67,7 +67,7 @@ pub const GUE_PORT: u16 = 6080;
 
 /// Changes whenever an element's size or meaning, or the hash, changes: pins of another layout are refused.
 pub const LAYOUT: u64 = {
-    const REVISION: u64 = 4;
+    const REVISION: u64 = 5;
     let sizes = [
         size_of::<Meta>(),
         size_of::<Control>(),
@@ -308,8 +308,8 @@ pub struct Load {
     pub static_cost: u32,
     /// The backend's part of the VIP's capacity, in 65,536ths.
     pub share: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// A copy of [`Backend::control`], so that a pick looks at one line for each candidate.
+    pub control: u32,
     /// Flows opened, ever.
     pub opened: u64,
     /// Requests seen, ever.

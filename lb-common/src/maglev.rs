@@ -106,12 +106,35 @@ fn claim(backend: u16, place: &mut Scratch, table: &mut [u16]) {
     table[place.position as usize] = backend;
 }
 
-/// The table slot that draw number `draw` of a hash looks at, `0..size`.
+/// What makes the next draw of one: a hash is random already, so that the top bits of a multiplicative generator
+/// modulo 2^64 will do (Steele and Vigna, "Computationally easy, spectrally good multipliers", 2021, table 5).
+const STEP: u64 = 0xd134_2543_de82_ef95;
+
+/// The table slots that a hash looks at, one after the other.
 ///
-/// Draw 0 is the flow's place in plain consistent hashing; the rest are independent of it.
-#[inline(always)]
+/// The first is the flow's place in plain consistent hashing; the rest are independent of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Draws {
+    at: u64,
+    size: u32,
+}
+
+impl Draws {
+    /// Of a hash, from a table of `size` slots.
+    #[inline(always)]
+    pub const fn of(hash: u64, size: u32) -> Self {
+        Self { at: hash, size }
+    }
+
+    /// The next slot, `0..size`.
+    #[inline(always)]
+    pub const fn next(&mut self) -> u32 {
+        self.at = self.at.wrapping_mul(STEP);
+        reduce((self.at >> 32) as u32, self.size)
+    }
+}
+
+/// The slot of draw number `draw` alone, without those before it.
 pub const fn draw(hash: u64, draw: u32, size: u32) -> u32 {
-    // Odd multiples of the golden ratio walk the hash without returning.
-    let bits = mix(hash.wrapping_add((draw as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-    reduce((bits >> 32) as u32, size)
+    Draws::of(hash.wrapping_mul(STEP.wrapping_pow(draw)), size).next()
 }

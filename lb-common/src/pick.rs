@@ -9,9 +9,10 @@
 //! hash; everything live is read at this very pick.
 
 use crate::{
-    branchless::{Hide, below, is_zero, select, smaller},
+    branchless::{Hide, below, mask, negative, positive, select, smaller, zero},
     flow::{mix, reduce},
-    maglev::draw,
+    layout::{Load, backend_bits},
+    maglev::Draws,
     slot::{GAUGES, Gauge},
 };
 
@@ -130,6 +131,21 @@ pub struct Candidate {
     pub share: u32,
 }
 
+impl Candidate {
+    /// As `LOADS` holds it.
+    #[inline(always)]
+    pub const fn of(load: &Load) -> Self {
+        Self {
+            lacks: (load.control & backend_bits::ELIGIBLE) ^ backend_bits::ELIGIBLE,
+            gauges: load.gauges,
+            steer: Steer::from_word(load.steer),
+            limit: load.limit,
+            static_cost: load.static_cost,
+            share: load.share,
+        }
+    }
+}
+
 /// What holds for all candidates of a pick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context {
@@ -230,24 +246,24 @@ impl Lens {
     #[inline(always)]
     fn of<H: Hide>(context: &Context) -> Self {
         // Written as masks: two branches here would double the paths through every candidate.
-        let by_weight =
-            is_zero::<H>((context.rule.policy ^ Policy::LeastConnections as u8) as u64).wrapping_neg();
+        let by_weight = mask::<H>(zero::<H>((context.rule.policy ^ Policy::LeastConnections as u8) as u64));
         Self {
             opening_cap: select(by_weight, u32::MAX as u64, context.opening_cap as u64),
             duty: select(by_weight, FLOW as u64, context.duty as u64),
             awaiting: (context.rule.awaiting_weight as u64 * FLOW as u64) & !by_weight,
-            informed: below::<H>(context.silence, context.patience) & !by_weight,
+            informed: mask::<H>(below::<H>(context.silence, context.patience)) & !by_weight,
             limited: !by_weight,
             by_weight,
         }
     }
 
-    /// Live flows in [`FLOW`]ths.
+    /// Live flows in [`FLOW`]ths, below zero when flows left before they were counted in.
     #[inline(always)]
     fn live<H: Hide>(&self, gauges: &[u32; GAUGES]) -> u64 {
-        let [opening, awaiting, streaming, idle] = gauges.map(counted::<H>);
-        let opening = smaller::<H>(opening, self.opening_cap);
-        (opening + awaiting + streaming) * FLOW as u64 + idle * self.duty
+        let [opening, awaiting, streaming, idle] = *gauges;
+        let opening = smaller::<H>(signed(opening), self.opening_cap);
+        let busy = signed(awaiting.wrapping_add(streaming)).wrapping_add(opening);
+        busy.wrapping_mul(FLOW as u64).wrapping_add(signed(idle).wrapping_mul(self.duty))
     }
 
     /// The load that a pick compares.
@@ -255,24 +271,23 @@ impl Lens {
     fn load<H: Hide>(&self, candidate: &Candidate) -> u64 {
         let correction = candidate.steer.correction as i64 as u64 & self.informed;
         let occupied = self.live::<H>(&candidate.gauges).wrapping_add(correction);
-        // Never below zero: a correction may have outlived the flows it was taken from.
-        let occupied = occupied & !(H::hide(occupied) >> 63).wrapping_neg();
-        let waiting = counted::<H>(candidate.gauges[Gauge::Awaiting as usize]) * self.awaiting;
+        let waiting = signed(candidate.gauges[Gauge::Awaiting as usize]).wrapping_mul(self.awaiting);
+        // A correction may have outlived the flows it was taken from.
+        let counted = positive::<H>(occupied.wrapping_add(waiting));
         let cost = select(self.by_weight, candidate.static_cost as u64, candidate.steer.cost as u64);
-        let load = (occupied + waiting + FLOW as u64) * cost;
-        let limit = candidate.limit as u64 * FLOW as u64;
-        let full = below::<H>(limit, occupied + FLOW as u64)
-            & self.limited
-            & (is_zero::<H>(limit) ^ 1).wrapping_neg();
-        let unfit = (is_zero::<H>(candidate.lacks as u64) ^ 1).wrapping_neg();
-        smaller::<H>(load >> LOAD_SHIFT, FULL - 1) | (full & FULL) | (unfit & NEVER)
+        let load = (counted + FLOW as u64) * cost;
+        // Without a limit, this is more than there can be.
+        let last = candidate.limit.wrapping_sub(1) as u64 * FLOW as u64;
+        let full = below::<H>(last, occupied) & self.limited;
+        let unfit = negative::<H>((candidate.lacks as u64).wrapping_neg());
+        smaller::<H>(load >> LOAD_SHIFT, FULL - 1) | (full * FULL) | (unfit * NEVER)
     }
 }
 
-/// A gauge as a count: one that dips below zero, since its flow left before it was counted in, is zero.
+/// A gauge, which dips below zero when its flow leaves before it was counted in, in two's complement.
 #[inline(always)]
-fn counted<H: Hide>(gauge: u32) -> u64 {
-    gauge as u64 & (H::hide(gauge as u64) >> 31).wrapping_sub(1)
+const fn signed(gauge: u32) -> u64 {
+    gauge as i32 as i64 as u64
 }
 
 /// Live flows in [`FLOW`]ths as a VIP counts them, from gauges in the order of [`crate::slot::Gauge`].
@@ -286,7 +301,7 @@ pub fn live<H: Hide>(gauges: &[u32; GAUGES], opening_cap: u32, duty: u32) -> u64
         limited: 0,
         by_weight: 0,
     };
-    lens.live::<H>(gauges)
+    positive::<H>(lens.live::<H>(gauges))
 }
 
 /// The load of a candidate as `context`'s policy sees it: what a pick compares.
@@ -308,7 +323,8 @@ pub fn within_bound<H: Hide>(context: &Context, candidate: &Candidate) -> bool {
 /// not change when one leaves.
 #[inline(always)]
 pub fn score(hash: u64, backend: u16) -> u32 {
-    (mix(hash ^ (backend as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 32) as u32
+    let own = (backend as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((hash ^ own).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32) as u32
 }
 
 /// Picks a backend for a new flow; none when no candidate can take it.
@@ -318,6 +334,16 @@ pub fn score(hash: u64, backend: u16) -> u32 {
 /// backends that were eligible milliseconds ago.
 #[inline(always)]
 pub fn pick<P: Pool>(context: &Context, pool: &P) -> Option<Choice> {
+    pick_with(context, pool, &mut [0; CANDIDATES])
+}
+
+/// What a pick weighs, in memory that need not be its own: in the kernel, the verifier would remember what is on
+/// the stack.
+pub type Entries = [u64; CANDIDATES];
+
+/// As [`pick`]; `entries` may hold anything.
+#[inline(always)]
+pub fn pick_with<P: Pool>(context: &Context, pool: &P, entries: &mut Entries) -> Option<Choice> {
     if context.members == 0 || context.table_size == 0 {
         return None;
     }
@@ -338,7 +364,7 @@ pub fn pick<P: Pool>(context: &Context, pool: &P) -> Option<Choice> {
         return Some(Choice { backend, why });
     }
     let weighs = !matches!(policy, Policy::Hash | Policy::RoundRobin);
-    if weighs && let Some(choice) = least(context, pool)? {
+    if weighs && let Some(choice) = least(context, pool, entries)? {
         return Some(choice);
     }
     let start = match policy {
@@ -364,8 +390,9 @@ fn explores(hash: u64) -> bool {
 
 #[inline(always)]
 fn first_drawn<P: Pool>(context: &Context, pool: &P, policy: Policy) -> Option<Option<u16>> {
-    for number in 0..DRAWS {
-        let backend = pool.table(draw(context.hash, number, context.table_size));
+    let mut draws = Draws::of(context.hash, context.table_size);
+    for _ in 0..DRAWS {
+        let backend = pool.table(draws.next());
         let candidate = pool.look(backend)?;
         if candidate.lacks == 0
             && (!matches!(policy, Policy::Bounded) || within_bound::<P>(context, &candidate))
@@ -376,46 +403,67 @@ fn first_drawn<P: Pool>(context: &Context, pool: &P, policy: Policy) -> Option<O
     Some(None)
 }
 
-/// How many candidates of a VIP a pick by load weighs, at most [`CANDIDATES`].
-#[inline(always)]
-pub const fn weighed(members: u32) -> u32 {
-    if members <= CANDIDATES as u32 { members } else { DRAWS }
+/// The candidates that a pick by load weighs: every member of a small VIP, else draws.
+#[derive(Clone, Copy, Debug)]
+pub struct Weighed {
+    draws: Draws,
+    number: u32,
+    /// How many there are, at most [`CANDIDATES`].
+    pub count: u32,
 }
 
-/// Candidate `number` of those that a pick by load weighs: every member of a small VIP, else a draw.
-#[inline(always)]
-pub fn candidate<P: Pool>(context: &Context, pool: &P, number: u32) -> u16 {
-    if context.members <= CANDIDATES as u32 {
-        pool.member(number)
-    } else {
-        pool.table(draw(context.hash, number, context.table_size))
+impl Weighed {
+    /// Those of a pick.
+    #[inline(always)]
+    pub const fn of(context: &Context) -> Self {
+        let draws = Draws::of(context.hash, context.table_size);
+        let count = if context.members <= CANDIDATES as u32 { context.members } else { DRAWS };
+        Self { draws, number: 0, count }
+    }
+
+    /// The next one.
+    #[inline(always)]
+    pub fn next<P: Pool>(&mut self, context: &Context, pool: &P) -> u16 {
+        self.number += 1;
+        if context.members <= CANDIDATES as u32 {
+            pool.member(self.number - 1)
+        } else {
+            pool.table(self.draws.next())
+        }
     }
 }
 
+/// Where an entry of [`least`] holds the load, above the backend's id.
+const ENTRY_LOAD: u32 = 16;
+
 #[inline(always)]
-fn least<P: Pool>(context: &Context, pool: &P) -> Option<Option<Choice>> {
+fn least<P: Pool>(context: &Context, pool: &P, entries: &mut Entries) -> Option<Option<Choice>> {
     let lens = Lens::of::<P>(context);
-    let count = weighed(context.members);
-    let mut loads = [NEVER as u32; CANDIDATES];
-    let mut smallest = NEVER;
-    for (number, slot) in loads.iter_mut().enumerate() {
-        if number as u32 >= count {
+    let mut weighed = Weighed::of(context);
+    let count = weighed.count as usize;
+    let mut smallest = NEVER << ENTRY_LOAD;
+    for (number, entry) in entries.iter_mut().enumerate() {
+        if number >= count {
             break;
         }
-        let load = lens.load::<P>(&pool.look(candidate(context, pool, number as u32))?);
-        *slot = load as u32;
-        smallest = smaller::<P>(smallest, load);
+        let backend = weighed.next(context, pool);
+        *entry = (lens.load::<P>(&pool.look(backend)?) << ENTRY_LOAD) | backend as u64;
+        smallest = smaller::<P>(smallest, *entry);
     }
+    let smallest = smallest >> ENTRY_LOAD;
     if smallest >= NEVER {
         return Some(None);
     }
     // Within the class: a saturated load's margin must not reach the next one's.
     let level = smaller::<P>(smallest + (smallest & (FULL - 1)) / TIE, smallest | (FULL - 1));
+    let level = (level + 1) << ENTRY_LOAD;
     let mut best = u64::MAX >> 1;
-    // All of them, not only the first `count`: the verifier need not remember how many there were.
-    for (number, load) in loads.iter().enumerate() {
-        if *load as u64 <= level {
-            let backend = candidate(context, pool, number as u32);
+    for (number, &entry) in entries.iter().enumerate() {
+        if number >= count {
+            break;
+        }
+        if entry < level {
+            let backend = entry as u16;
             // The id in the low bits: one comparison decides, and no two backends are equal.
             best = smaller::<P>(best, (score(context.hash, backend) as u64) << 16 | backend as u64);
         }

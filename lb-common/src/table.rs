@@ -81,7 +81,7 @@ fn offer<W: Word>(set: &[W; WAYS], now: u32) -> Offer {
     let (mut rank, mut alive) = (u64::from(u32::MAX), 0);
     for (way, entry) in set.iter().enumerate() {
         let worth = u64::from(Slot(entry.load()).worth(now));
-        alive += below::<W>(u64::from(ENDED), worth) & 1;
+        alive += below::<W>(u64::from(ENDED), worth);
         rank = smaller::<W>(rank, worth << 3 | way as u64);
     }
     Offer { rank, alive }

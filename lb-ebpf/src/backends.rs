@@ -6,12 +6,12 @@ use lb_common::{
     index::{Active, HANDLES, Handle},
     layout::{Hop, TABLE_LINE, Vip, backend_bits},
     maglev::NOBODY,
-    pick::{Candidate, Choice, Context, Pool, Rule, Steer, live, pick},
+    pick::{Candidate, Choice, Context, Pool, Rule, live, pick_with},
 };
 
 use crate::{
     flows::jiffies,
-    maps::{BACKENDS, CONTROL, LOADS, REAL_INDEX, STALE_AFTER, TABLE, TOTALS, VIP_INDEX, VIPS},
+    maps::{BACKENDS, CONTROL, LOADS, REAL_INDEX, STALE_AFTER, TABLE, TOTALS, VIP_INDEX, VIPS, WEIGHED},
     trace,
     word::{Opaque, fetch_add_u32},
 };
@@ -130,7 +130,10 @@ pub extern "C" fn guidevane_choose(element: u32, policy: u32, hash: u64, flow_ha
 #[inline(always)]
 fn choose_among(element: u32, policy: u8, hash: u64, flow_hash: u64) -> Option<Choice> {
     let vip = VIPS.get(element)?;
-    pick(&context(vip, policy, hash, flow_hash)?, &Maps { vip })
+    let entries = WEIGHED.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own element of the map, and one pick at a time.
+    let entries = unsafe { &mut *entries };
+    pick_with(&context(vip, policy, hash, flow_hash)?, &Maps { vip }, entries)
 }
 
 /// What holds for all candidates of a VIP's pick.
@@ -208,14 +211,5 @@ impl Pool for Maps {
 /// A backend as it is now; none when there is no such id.
 #[inline(always)]
 pub fn look(id: u16) -> Option<Candidate> {
-    let control = BACKENDS.get(u32::from(id))?.control;
-    let load = LOADS.get(u32::from(id))?;
-    Some(Candidate {
-        lacks: (control & backend_bits::ELIGIBLE) ^ backend_bits::ELIGIBLE,
-        gauges: load.gauges,
-        steer: Steer::from_word(load.steer),
-        limit: load.limit,
-        static_cost: load.static_cost,
-        share: load.share,
-    })
+    Some(Candidate::of(LOADS.get(u32::from(id))?))
 }

@@ -14,6 +14,7 @@ use lb_common::{
         Backend, Clock, Control, FLOW_SETS, FRAGMENT_SETS, FlowInfo, Histogram, Load, MAX_SOURCES, Meta,
         REASON_ELEMENTS, TABLE_LINE, TABLE_LINES, Total, Traffic, VIP_IDS, Vip,
     },
+    pick::Entries,
     slot::MAX_BACKENDS,
     table::WAYS,
 };
@@ -74,6 +75,9 @@ pub static PACKET: PerCpuArray<Packet, 2> = PerCpuArray::new();
 pub static TRAFFIC: PerCpuArray<Traffic, MAX_BACKENDS> = PerCpuArray::new();
 #[btf_map]
 pub static REASONS_SEEN: PerCpuArray<u64, REASON_ELEMENTS> = PerCpuArray::new();
+/// What a CPU's pick weighs.
+#[btf_map]
+pub static WEIGHED: PerCpuArray<Entries, 1> = PerCpuArray::new();
 /// Of [`Event`]s; libbpf refuses a declared type that has a size.
 #[btf_map]
 pub static EVENTS: RingBuf<(), RING_BYTES> = RingBuf::new();

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use lb_common::{
     address::Address,
     event::{self, Event, Kind, Sight},
-    pick::{CANDIDATES, candidate, weighed},
+    pick::{CANDIDATES, Weighed},
     reason::{Action, Reason},
 };
 
@@ -60,12 +60,12 @@ fn begin(element: u32, policy: u8, hash: u64, flow_hash: u64) -> Option<()> {
     event.kind = Kind::Opened as u8;
     event.moved = 0;
     event.count = 0;
-    let count = weighed(context.members);
+    let mut weighed = Weighed::of(&context);
     for number in 0..CANDIDATES as u32 {
-        if number >= count {
+        if number >= weighed.count {
             break;
         }
-        let id = candidate(&context, &Maps { vip }, number);
+        let id = weighed.next(&context, &Maps { vip });
         event.seen[number as usize] = Sight::of(id, &backends::look(id)?);
         event.count = number as u8 + 1;
     }

@@ -96,7 +96,7 @@ fn elements_lie_byte_for_byte() {
         limit: 4,
         static_cost: 4,
         share: 4,
-        reserved: 4,
+        control: 4,
         opened: 8,
         requests: 8,
         progressed: 8,

@@ -36,10 +36,10 @@ fn standing(context: &Context, c: &Candidate) -> Standing {
             + idle * i128::from(context.duty)
     };
     let informed = !by_weight && context.silence < context.patience;
-    let occupied = (live + if informed { i128::from(c.steer.correction) } else { 0 }).max(0);
+    let occupied = live + if informed { i128::from(c.steer.correction) } else { 0 };
     let waiting = if by_weight { 0 } else { awaiting * i128::from(context.rule.awaiting_weight) * flow };
     let cost = i128::from(if by_weight { c.static_cost } else { c.steer.cost });
-    let load = ((occupied + waiting + flow) * cost) / 256;
+    let load = (((occupied + waiting).max(0) + flow) * cost) / 256;
     let full = !by_weight && c.limit > 0 && occupied + flow > i128::from(c.limit) * flow;
     // A load saturates where its 30 bits end.
     (if c.lacks != 0 { 2 } else { full.into() }, load.min((1 << 30) - 1))

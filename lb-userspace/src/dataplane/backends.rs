@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    mem::offset_of,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -76,7 +77,7 @@ impl Backends {
             if backend.control & backend_bits::ROW != 0 {
                 self.write_hop(id, 0, &backend.hops[1]);
                 let settled = backend.control & !backend_bits::ROW;
-                self.maps.backends.half(usize::from(id), CONTROL).store(settled, Ordering::SeqCst);
+                set_control(&self.maps, id, settled);
                 moved = true;
             }
         }
@@ -123,7 +124,7 @@ impl Backends {
                 known.spec = spec.clone();
                 known.left_in = None;
                 // The weight is part of it: zero takes no new flows.
-                self.maps.backends.half(usize::from(id), CONTROL).store(control_of(known), Ordering::SeqCst);
+                set_control(&self.maps, id, control_of(known));
             }
             return Ok(id);
         }
@@ -172,7 +173,7 @@ impl Backends {
             return Ok(());
         }
         for id in &gone {
-            self.maps.backends.half(usize::from(*id), CONTROL).store(0, Ordering::SeqCst);
+            set_control(&self.maps, *id, 0);
         }
         grace::wait()?;
         for id in gone {
@@ -203,13 +204,12 @@ impl Backends {
             let Some(known) = self.known.get_mut(&id) else { continue };
             let before = std::mem::replace(&mut known.standing, standing);
             let (control, hop) = (control_of(known), hop_of(&known.spec, known.vip, standing.hop));
-            let word = self.maps.backends.half(usize::from(id), CONTROL);
             let live = self.maps.backends.read(usize::from(id)).hops[0];
             match (before.hop, standing.hop) {
                 (Some(_), Some(_)) if live != hop => {
                     // The spare row carries the traffic while the first is rewritten.
                     self.write_hop(id, 1, &hop);
-                    word.store(control | backend_bits::ROW, Ordering::SeqCst);
+                    set_control(&self.maps, id, control | backend_bits::ROW);
                     moved.push((id, control, hop));
                     continue;
                 }
@@ -218,7 +218,7 @@ impl Backends {
                 (None, None) => self.write_hop(id, 0, &Hop { server_id: hop.server_id, ..live }),
                 _ => {}
             }
-            word.store(control, Ordering::SeqCst);
+            set_control(&self.maps, id, control);
         }
         if moved.is_empty() {
             return Ok(());
@@ -226,7 +226,7 @@ impl Backends {
         grace::wait()?;
         for (id, control, hop) in moved {
             self.write_hop(id, 0, &hop);
-            self.maps.backends.half(usize::from(id), CONTROL).store(control, Ordering::SeqCst);
+            set_control(&self.maps, id, control);
         }
         grace::wait()
     }
@@ -243,8 +243,12 @@ impl Backends {
     }
 }
 
-/// Where the control word lies in a backend's element.
-const CONTROL: usize = std::mem::offset_of!(Backend, control);
+/// Writes a backend's control word where packets look for it, and where picks do.
+fn set_control(maps: &Maps, id: u16, control: u32) {
+    let id = usize::from(id);
+    maps.backends.half(id, offset_of!(Backend, control)).store(control, Ordering::SeqCst);
+    maps.loads.half(id, offset_of!(Load, control)).store(control, Ordering::SeqCst);
+}
 
 fn control_of(known: &Known) -> u32 {
     let bit = |set: bool, bit: u32| if set { bit } else { 0 };

@@ -5,8 +5,8 @@ use std::{net::SocketAddr, sync::Arc};
 use guidevane::dataplane::loader::Maps;
 use lb_common::{
     branchless::Hide,
-    layout::{TABLE_LINE, Vip, backend_bits},
-    pick::{Candidate, Choice, Context, Pool, Steer, Why, live, pick},
+    layout::{TABLE_LINE, Vip},
+    pick::{Candidate, Choice, Context, Pool, Why, live, pick},
 };
 
 use crate::plane::Plane;
@@ -83,16 +83,7 @@ impl Pool for Mirror {
         if usize::from(id) >= self.maps.loads.len() {
             return None;
         }
-        let load = self.maps.loads.read(usize::from(id));
-        let control = self.maps.backends.read(usize::from(id)).control;
-        Some(Candidate {
-            lacks: (control & backend_bits::ELIGIBLE) ^ backend_bits::ELIGIBLE,
-            gauges: load.gauges,
-            steer: Steer::from_word(load.steer),
-            limit: load.limit,
-            static_cost: load.static_cost,
-            share: load.share,
-        })
+        Some(Candidate::of(&self.maps.loads.read(usize::from(id))))
     }
 
     /// The turn that is next, without taking it.

@@ -8,7 +8,7 @@ use guidevane_tests::packet::{Packet, flags};
 use lb_common::{
     event::{Event, Kind, NO_CHOICE, RING_BYTES, Sight, sampled},
     maglev::NOBODY,
-    pick::{FULL, Policy, Pool as _, candidate, load, weighed},
+    pick::{FULL, Policy, Pool as _, Weighed, load},
     reason::{Action, Reason},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
@@ -49,8 +49,9 @@ fn a_report_holds_what_the_pick_saw_and_what_became_of_it() {
                 let hash = plane.hash(client, vip);
                 let choice = foretell(&plane, &mirror, hash, fresh);
                 let context = mirror.context(hash, if fresh { 0 } else { 2 * mirror.patience() });
-                let seen: Vec<Sight> = (0..weighed(context.members))
-                    .map(|number| candidate(&context, &mirror, number))
+                let mut weighed = Weighed::of(&context);
+                let seen: Vec<Sight> = (0..weighed.count)
+                    .map(|_| weighed.next(&context, &mirror))
                     .map(|id| Sight::of(id, &mirror.look(id).expect("a backend")))
                     .collect();
                 let outcome = plane.send(&syn(client).build());
