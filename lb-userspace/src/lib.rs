@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod decap;
 pub mod governor;
+pub mod gpu;
 pub mod health;
 pub mod net;
 pub mod signals;

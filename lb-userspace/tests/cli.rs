@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use guidevane::api::{
     AdminState, Backend, Candidate, Change, CommandError, Daemon, Events, FlowEvent, Flows, GovernorMode,
-    Handler, Health, HealthState, Interface, Kernel, Lost, NatSource, NextHop, Outcome, Reported, Server,
-    Snapshot, TraceRequest, Tracing, Vip, Why,
+    Gpu, Handler, Health, HealthState, Interface, Kernel, Lost, NatSource, NextHop, Nvml, Outcome, Reported,
+    Server, Snapshot, TraceRequest, Tracing, Vip, Why,
 };
 use guidevane::config::{Encap, ForwardMode, PolicyKind, Protocol, XdpMode};
 use guidevane::dataplane::build::Build;
@@ -47,6 +47,7 @@ fn snapshot() -> Snapshot {
         ttft_p50_seconds: None,
         ttft_p99_seconds: None,
         reported: None,
+        gpu: None,
     };
     let busy = Backend {
         name: "gpu-0".to_owned(),
@@ -74,6 +75,14 @@ fn snapshot() -> Snapshot {
         ttft_p50_seconds: Some(0.1374),
         ttft_p99_seconds: Some(1.25),
         reported: Some(Reported { running: 31.0, waiting: 2.0, kv_usage: Some(0.873), age_seconds: 0.0421 }),
+        gpu: Some(Gpu {
+            speed: Some(0.25),
+            foreign: Some(0.6),
+            utilization: Some(1.0),
+            memory: None,
+            fault: Some("xid 79".to_owned()),
+            age_seconds: 0.75,
+        }),
         ..idle.clone()
     };
     let chat = Vip {
@@ -132,6 +141,13 @@ fn snapshot() -> Snapshot {
             flows: Flows { slots: 1_048_576, used: 1234, evictions: 5 },
             nat_sources: vec![NatSource { address: "fd00::200".parse().unwrap(), ports: 64_512, used: 17 }],
             events: Events { sample: 0, lost: 0 },
+            nvml: Some(Nvml {
+                driver: Some("580.95.05".to_owned()),
+                problem: None,
+                calls: 4321,
+                spent_seconds: 0.0123,
+                overruns: 1,
+            }),
         },
         vips: vec![chat, code, voice],
         drops: BTreeMap::from([("no-backend".to_owned(), 17), ("bad-checksum".to_owned(), 0)]),
@@ -154,6 +170,10 @@ chat  gpu-0    up       active          1         2         30     4  1.26      
 chat  gpu-1    down     draining        0         0          0     0  1.00          -         0            -            -  no next hop: neighbour 10.0.0.22 on eth0 does not answer; connection refused
 code  cpu-0    unknown  active          0         0          0     0  1.00          -         0            -            -  -
 
+GPU driver 580.95.05; 4321 calls in 12.3 ms, 1 cut short
+GPUS_OF  BUSY_PCT  FOREIGN_PCT  SPEED_PCT  MEMORY_PCT  AGE_MS  FAULT
+gpu-0       100.0         60.0       25.0           -   750.0  xid 79
+
 NAT_SOURCE  PORTS_USED  PORTS
 fd00::200           17  64512
 
@@ -175,6 +195,10 @@ VIP   BACKEND  ADDRESS                HEALTH   ADMIN     WEIGHT  LIMIT  OPENING 
 chat  gpu-0    10.0.0.21:8000         up       active       100     32        1         2         30     4  1.26        -2.5       62.5    123456           0        137.4       1250.0  9876543  1234567890       31        2    87.3           42.1  52:54:00:00:00:21%eth0  9000  -
 chat  gpu-1    10.0.0.22:8000         down     draining     100      -        0         0          0     0  1.00        +0.0          -         0           3            -            -        0           0        -        -       -              -  -                          -  no next hop: neighbour 10.0.0.22 on eth0 does not answer; connection refused
 code  cpu-0    [2001:db8:1::21]:8080  unknown  active      1000      -        0         0          0     0  1.00        +0.0          -         0           3            -            -        0           0        -        -       -              -  -                          -  -
+
+GPU driver 580.95.05; 4321 calls in 12.3 ms, 1 cut short
+GPUS_OF  BUSY_PCT  FOREIGN_PCT  SPEED_PCT  MEMORY_PCT  AGE_MS  FAULT
+gpu-0       100.0         60.0       25.0           -   750.0  xid 79
 
 NAT_SOURCE  PORTS_USED  PORTS
 fd00::200           17  64512

@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod fleet;
 pub mod load;
 pub mod model;
+pub mod nvml;
 pub mod packet;
 pub mod sim;
 pub mod storm;

@@ -42,8 +42,8 @@ enum Selection {
 pub fn run(args: &Args) -> Result<()> {
     setup::test_tools()?;
     let runner = Runner::new(args)?;
-    // Tests start the binaries of other packages, which no test run builds by itself.
-    run_command(runner.cargo().args(["build", "--workspace", "--locked", "--bins"]))?;
+    // Tests start the binaries of other packages, and load a library, which no test run builds by itself.
+    run_command(runner.cargo().args(["build", "--workspace", "--locked", "--bins", "--lib"]))?;
     // Examples in the documentation come first: what the tests say is to be the last word.
     run_command(runner.cargo().args(["test", "--workspace", "--locked", "--doc"]).args(&args.filters))?;
     runner.run(Selection::All, args)?;

@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 pub use client::{Client, ClientError, Tracer};
 pub use server::{BindError, Server};
 pub use snapshot::{
-    AdminState, Backend, Daemon, Events, Flows, GovernorMode, Health, HealthState, Interface, Kernel,
-    NatSource, NextHop, Reported, Snapshot, Vip,
+    AdminState, Backend, Daemon, Events, Flows, GovernorMode, Gpu, Health, HealthState, Interface, Kernel,
+    NatSource, NextHop, Nvml, Reported, Snapshot, Vip,
 };
 pub use trace::{Candidate, FlowEvent, Lack, Lost, Outcome, TraceRequest, Traced, Tracing, Why};
 

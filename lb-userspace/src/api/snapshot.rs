@@ -42,6 +42,23 @@ pub struct Daemon {
     pub nat_sources: Vec<NatSource>,
     /// Events of single flows.
     pub events: Events,
+    /// How reading the GPUs of this host goes; `None` if no backend has any here.
+    pub nvml: Option<Nvml>,
+}
+
+/// How reading the GPUs of this host goes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Nvml {
+    /// The driver's version, while it can be read.
+    pub driver: Option<String>,
+    /// Why it cannot be read, in words.
+    pub problem: Option<String>,
+    /// Calls of the driver.
+    pub calls: u64,
+    /// Time spent in them.
+    pub spent_seconds: f64,
+    /// Passes that ran out of their time and went on later.
+    pub overruns: u64,
 }
 
 /// Events of single flows.
@@ -186,6 +203,25 @@ pub struct Backend {
     pub ttft_p99_seconds: Option<f64>,
     /// The server's own report; `None` if it gives none or it is too old to use.
     pub reported: Option<Reported>,
+    /// What its GPUs say; `None` if nobody reads them.
+    pub gpu: Option<Gpu>,
+}
+
+/// The GPUs of a backend together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Gpu {
+    /// Part of its full clock at which the slowest may run, 0 to 1.
+    pub speed: Option<f64>,
+    /// Part of the busiest one's time that goes to others, 0 to 1.
+    pub foreign: Option<f64>,
+    /// Part of the time in which the busiest did anything, 0 to 1.
+    pub utilization: Option<f64>,
+    /// Part of the memory in use on the fullest, 0 to 1.
+    pub memory: Option<f64>,
+    /// Why no new flow goes there, in words.
+    pub fault: Option<String>,
+    /// Age of the oldest of these values.
+    pub age_seconds: f64,
 }
 
 /// What the probes say of a backend.

@@ -100,6 +100,7 @@ impl Handler for FakeDaemon {
                 flows: Flows { slots: 4096, used: 7, evictions: 0 },
                 nat_sources: Vec::new(),
                 events: Events { sample: 0, lost: 0 },
+                nvml: None,
             },
             vips: Vec::new(),
             drops: BTreeMap::from([("no-backend".to_owned(), 3)]),

@@ -2,6 +2,7 @@
 //! is handed in as a function.
 
 mod decap;
+mod gpu;
 mod status;
 mod table;
 mod trace;
@@ -57,6 +58,8 @@ enum Command {
     Trace(trace::TraceArgs),
     /// On a backend: unpack the packets of `tunnel` mode, where the kernel has no tunnel device
     Decap(decap::DecapArgs),
+    /// Show what the driver of this host's GPUs tells
+    Gpu(gpu::GpuArgs),
     /// Take backends out of service and put them back
     #[command(subcommand)]
     Backends(BackendsCommand),
@@ -137,6 +140,7 @@ fn dispatch(cli: Cli, run: impl FnOnce(Config, &Path) -> anyhow::Result<()>) -> 
         }
         Command::Status(args) => status(connect()?, &args),
         Command::Trace(args) => trace::run(connect()?, &args),
+        Command::Gpu(args) => gpu::run(&args, io::stdout().is_terminal() && colour_wanted()),
         Command::Decap(args) => decap::run(&args),
         Command::Backends(BackendsCommand::Drain { name }) => print_change(&connect()?.drain(&name)?),
         Command::Backends(BackendsCommand::Resume { name }) => print_change(&connect()?.resume(&name)?),

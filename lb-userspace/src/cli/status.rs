@@ -7,7 +7,7 @@ use std::time::Duration;
 use humantime::format_duration;
 
 use super::table::{Cell, Colour, Column, cell, cell_or_nothing, numbers, only_wide, table, words};
-use crate::api::{AdminState, Backend, Daemon, HealthState, NatSource, NextHop, Snapshot, Vip};
+use crate::api::{AdminState, Backend, Daemon, Gpu, HealthState, NatSource, NextHop, Nvml, Snapshot, Vip};
 use crate::config::ANY_PORT;
 
 /// Digits of the kernel object's hash that tell one build from another.
@@ -24,6 +24,7 @@ pub(super) fn render(snapshot: &Snapshot, wide: bool, colour: bool) -> String {
         table(&vip_columns(), snapshot.vips.iter(), colour),
         table(&backend_columns(wide), backends, colour),
     ];
+    parts.extend(gpus(snapshot, colour));
     parts.extend(sources(&snapshot.daemon.nat_sources, colour));
     parts.extend(reasons("DROP_REASON", &snapshot.drops, colour));
     if wide {
@@ -122,6 +123,30 @@ fn backend_columns<'a>(wide: bool) -> Vec<Column<Row<'a>>> {
     ];
     columns.retain(|column| wide || !column.wide);
     columns
+}
+
+/// A table of the backends whose GPUs are read, and how that goes; none if there are none.
+fn gpus(snapshot: &Snapshot, colour: bool) -> Option<String> {
+    let columns: [Column<(&str, &Gpu)>; 7] = [
+        words("GPUS_OF", |(backend, _)| cell(backend)),
+        numbers("BUSY_PCT", |(_, gpu)| cell_or_nothing(gpu.utilization.map(percent))),
+        numbers("FOREIGN_PCT", |(_, gpu)| cell_or_nothing(gpu.foreign.map(percent))),
+        numbers("SPEED_PCT", |(_, gpu)| cell_or_nothing(gpu.speed.map(percent))),
+        numbers("MEMORY_PCT", |(_, gpu)| cell_or_nothing(gpu.memory.map(percent))),
+        numbers("AGE_MS", |(_, gpu)| cell(milliseconds(gpu.age_seconds))),
+        words("FAULT", |(_, gpu)| match &gpu.fault {
+            Some(fault) => Cell::coloured(fault, Colour::Red),
+            None => cell_or_nothing(None::<&str>),
+        }),
+    ];
+    let Nvml { driver, problem, calls, spent_seconds, overruns } = snapshot.daemon.nvml.as_ref()?;
+    let driver = driver.as_deref().unwrap_or("not there");
+    let problem = problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
+    let spent = milliseconds(*spent_seconds);
+    let backends = snapshot.vips.iter().flat_map(|vip| &vip.backends);
+    let rows = backends.filter_map(|backend| Some((backend.name.as_str(), backend.gpu.as_ref()?)));
+    let table = table(&columns, rows, colour);
+    Some(format!("GPU driver {driver}{problem}; {calls} calls in {spent} ms, {overruns} cut short\n{table}"))
 }
 
 /// A table of the source addresses of one-armed `nat`; none if there are none.

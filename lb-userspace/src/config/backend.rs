@@ -6,7 +6,9 @@ use super::check::{family, integer, name, usable_address};
 use super::error::Source;
 use super::raw::RawBackend;
 use super::vip::Seen;
-use super::{ANY_PORT, Backend, ConfigError, ForwardMode, LIMIT, PORT, Problem, Tunnel, Vip, WEIGHT, quic};
+use super::{
+    ANY_PORT, Backend, ConfigError, ForwardMode, LIMIT, PORT, Problem, Tunnel, Vip, WEIGHT, nvml, quic,
+};
 
 pub(super) fn backend(
     source: &Source<'_>,
@@ -33,6 +35,7 @@ pub(super) fn backend(
     let port = port(source, raw, &name, vip)?;
     let server_id =
         raw.server_id.as_ref().map(|value| quic::server_id(source, value, &name, vip)).transpose()?;
+    let gpus = raw.gpus.as_ref().map(|gpus| nvml::gpus(source, gpus, &name)).transpose()?;
     let weight = &raw.weight;
     Ok(Backend {
         name,
@@ -43,6 +46,7 @@ pub(super) fn backend(
             .map_or(Ok(Backend::DEFAULT_WEIGHT), |value| integer(source, "weight", value, WEIGHT))?,
         limit: raw.limit.as_ref().map(|value| integer(source, "limit", value, LIMIT)).transpose()?,
         metrics: raw.metrics.as_ref().map(|url| metrics_url(source, url)).transpose()?,
+        gpus,
         server_id,
         place,
     })

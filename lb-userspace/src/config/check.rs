@@ -14,8 +14,8 @@ use super::error::Source;
 use super::raw::{RawConfig, RawDaemon, RawHealth, RawInterface};
 use super::{
     Config, ConfigError, Daemon, FLOW_TIMEOUT, FLOWS, HEALTH_COUNT, HEALTH_INTERVAL, HEALTH_TIMEOUT, Health,
-    IDLE_AFTER, Interface, MAX_INTERFACE_NAME, MAX_NAME, MAX_SOCKET_PATH, Problem, TICK, XdpMode, sources,
-    vip,
+    IDLE_AFTER, Interface, MAX_INTERFACE_NAME, MAX_NAME, MAX_SOCKET_PATH, Problem, TICK, XdpMode, nvml,
+    sources, vip,
 };
 
 pub(super) fn config(source: &Source<'_>, raw: RawConfig) -> Result<Config, ConfigError> {
@@ -24,9 +24,10 @@ pub(super) fn config(source: &Source<'_>, raw: RawConfig) -> Result<Config, Conf
     let interfaces = interfaces(source, raw.interface)?;
     let tunnel = sources::tunnel(source, &raw.tunnel)?;
     let nat = sources::nat(source, &raw.nat, &interfaces, &raw.vip)?;
+    let nvml = nvml::nvml(source, raw.nvml)?;
     let vips =
         vip::vips(source, raw.vip, &vip::Around { interfaces: &interfaces, tunnel: &tunnel, nat: &nat })?;
-    Ok(Config { daemon, health, tunnel, nat, interfaces, vips })
+    Ok(Config { daemon, health, tunnel, nat, nvml, interfaces, vips })
 }
 
 fn daemon(source: &Source<'_>, raw: RawDaemon) -> Result<Daemon, ConfigError> {
@@ -158,7 +159,7 @@ pub(super) fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
-fn duration(
+pub(super) fn duration(
     source: &Source<'_>,
     field: &'static str,
     value: &Spanned<String>,

@@ -257,6 +257,18 @@ pub enum Problem {
         "metrics is \"{url}\", which is no URL ({reason}); write it as in \"http://10.0.0.21:8000/metrics\""
     )]
     MetricsUrl { url: String, reason: String },
+    #[error(
+        "gpus names \"{value}\", which is no GPU; write its number, or its UUID (\"GPU-...\" or \"MIG-...\") as \
+         `nvidia-smi -L` shows it"
+    )]
+    GpuId { value: String },
+    #[error("gpus of backend `{name}` names a GPU twice; remove one of the two")]
+    SameGpu { name: String },
+    #[error(
+        "library is \"{path}\"; write a path in full, from /, or a name that the dynamic linker finds, such as \
+         \"libnvidia-ml.so.1\""
+    )]
+    NvmlLibrary { path: String },
     #[error("metrics is \"{url}\": {scheme} is not supported yet, only http is; write http://")]
     MetricsScheme { url: String, scheme: String },
 }

@@ -8,6 +8,7 @@ mod announce;
 mod backend;
 mod check;
 mod error;
+mod nvml;
 mod quic;
 mod raw;
 mod sources;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{ConfigError, Place, Problem};
+pub use nvml::{GpuId, Nvml};
 pub use sources::{Nat, Prefix, Source, Tunnel};
 pub use terms::{Affinity, Encap, ForwardMode, Policy, PolicyKind, Protocol, XdpMode};
 
@@ -63,6 +65,10 @@ const QUIC_CONFIG: RangeInclusive<i64> = 0..=6;
 const SERVER_ID_LENGTH: RangeInclusive<i64> = 1..=8;
 const SKIP_BYTES: RangeInclusive<i64> = 0..=65_535;
 const WEIGHT: RangeInclusive<i64> = 0..=1000;
+/// Utilization is sampled by the driver several times a second at most.
+const NVML_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_secs(10);
+/// More than any host has.
+const GPU_INDEX: RangeInclusive<i64> = 0..=255;
 const LIMIT: RangeInclusive<i64> = 1..=65_535;
 const EPSILON: RangeInclusive<f64> = 0.01..=10.0;
 const DUTY: RangeInclusive<f64> = 0.0..=1.0;
@@ -78,6 +84,8 @@ pub struct Config {
     pub tunnel: Tunnel,
     /// Where one-armed `nat` comes from.
     pub nat: Nat,
+    /// How GPUs of this host are read.
+    pub nvml: Nvml,
     /// Interfaces that receive the VIPs' traffic; at least one, no name twice.
     pub interfaces: Vec<Interface>,
     /// Virtual services, in the file's order; at least one.
@@ -234,6 +242,8 @@ pub struct Backend {
     pub limit: Option<u32>,
     /// Prometheus end point to scrape: an `http` URI with a host.
     pub metrics: Option<http::Uri>,
+    /// The GPUs of this host that it runs on; `None` has them found, where `[nvml]` says so.
+    pub gpus: Option<Vec<GpuId>>,
     /// What QUIC connection IDs of the VIP call it, as a big-endian number.
     pub server_id: Option<u64>,
     /// Where the file names this backend.

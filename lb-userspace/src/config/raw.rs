@@ -20,6 +20,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub nat: RawNat,
     #[serde(default)]
+    pub nvml: RawNvml,
+    #[serde(default)]
     pub interface: Vec<RawInterface>,
     #[serde(default)]
     pub vip: Vec<RawVip>,
@@ -60,6 +62,14 @@ pub(super) struct RawNat {
     pub sources: Vec<Spanned<IpAddr>>,
     pub announce: Option<Spanned<RawAnnounce>>,
     pub announce_on: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawNvml {
+    pub library: Option<Spanned<PathBuf>>,
+    pub discover: Option<bool>,
+    pub interval: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -131,5 +141,13 @@ pub(super) struct RawBackend {
     pub weight: Option<Spanned<i64>>,
     pub limit: Option<Spanned<i64>>,
     pub metrics: Option<Spanned<String>>,
+    pub gpus: Option<Vec<Spanned<RawGpu>>>,
     pub server_id: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "invalid type, expected the number or the UUID of a GPU")]
+pub(super) enum RawGpu {
+    Index(i64),
+    Uuid(String),
 }

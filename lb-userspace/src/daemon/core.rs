@@ -26,9 +26,10 @@ use crate::{
         spec::{NextHop, Standing},
         sweep::Pass,
     },
+    gpu::{self, Gpus},
     health,
     net::neighbour::{self, Reason, Resolution},
-    signals::Scrapers,
+    signals::{Board, Faults, Scrapers},
 };
 
 /// The daemon's state; one lock around it makes every change whole.
@@ -47,6 +48,12 @@ pub struct Core {
     pub table: neighbour::Table,
     /// What servers report.
     pub scrapers: Scrapers,
+    /// What is known of servers' GPUs.
+    pub hardware: Arc<Board>,
+    /// Backends whose GPUs must not be used.
+    pub faults: Faults,
+    /// The GPUs of this host.
+    pub gpus: Gpus,
     /// Shares of new flows.
     pub shares: Shares,
     /// Traces under way.
@@ -67,10 +74,15 @@ impl Core {
         config: Config,
         interfaces: Interfaces,
         scrapers: Scrapers,
+        hardware: Arc<Board>,
         traces: Traces,
         governing: Governing,
     ) -> Self {
+        let options = gpu::Options { library: config.nvml.library.clone(), interval: config.nvml.interval };
         let mut core = Self {
+            gpus: Gpus::new(options, Arc::clone(&hardware)),
+            hardware,
+            faults: Faults::default(),
             dataplane,
             config,
             interfaces,
@@ -155,7 +167,8 @@ impl Core {
                 let before = self.dataplane.steering.backends.get(id).map(|known| known.standing);
                 let before = before.unwrap_or_default();
                 let standing = Standing {
-                    healthy: is_healthy(&self.health, vip, backend, before),
+                    healthy: is_healthy(&self.health, vip, backend, before)
+                        && !self.faults.contains_key(backend.name.as_str()),
                     active: !self.draining.contains(&backend.name),
                     hop: hop(&self.table, &mut self.hops, backend, before),
                 };
@@ -181,7 +194,11 @@ impl Core {
         let before = self.admin(name);
         match state {
             AdminState::Draining => self.draining.insert(name.to_owned()),
-            AdminState::Active => self.draining.remove(name),
+            AdminState::Active => {
+                self.gpus.forgive(name);
+                self.faults = Arc::clone(&self.hardware.faults().borrow());
+                self.draining.remove(name)
+            }
         };
         self.settle()?;
         Ok(Some(before))
@@ -251,6 +268,7 @@ impl Core {
                         limit: backend.limit,
                         usable: self.dataplane.steering.backends.is_eligible(id),
                         scrape: self.scrapers.subscribe(&backend.name),
+                        hardware: self.hardware.subscribe(&backend.name),
                     })
                     .collect(),
             })

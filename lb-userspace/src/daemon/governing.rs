@@ -21,8 +21,8 @@ use tokio::sync::watch;
 
 use crate::{
     dataplane::{clock::Clock, counters, loader::Maps},
-    governor::{Governor, Input, Options, Output, Reported},
-    signals::Scrape,
+    governor::{Governor, HardwareReading, Input, Options, Output, Reported},
+    signals::{Hardware, Scrape},
 };
 
 /// A VIP as the governor's thread works on it.
@@ -49,6 +49,8 @@ pub struct Subject {
     pub usable: bool,
     /// What it reports of itself.
     pub scrape: Option<watch::Receiver<Scrape>>,
+    /// What its GPUs say.
+    pub hardware: Option<watch::Receiver<Option<Hardware>>>,
 }
 
 /// The running thread, and the plan it works by.
@@ -185,7 +187,19 @@ fn read(maps: &Maps, begun: Instant, backend: &Subject) -> Input {
         configured_limit: backend.limit,
         usable: backend.usable,
         reported: backend.scrape.as_ref().and_then(|scrape| reported(scrape, begun)),
+        hardware: backend.hardware.as_ref().and_then(|hardware| hardware_of(hardware, begun)),
     }
+}
+
+fn hardware_of(hardware: &watch::Receiver<Option<Hardware>>, begun: Instant) -> Option<HardwareReading> {
+    let hardware = hardware.borrow();
+    let last = hardware.as_ref()?;
+    Some(HardwareReading {
+        speed: last.speed,
+        foreign: last.foreign,
+        taken_start: last.taken_start.saturating_duration_since(begun),
+        taken_end: last.taken_end.saturating_duration_since(begun),
+    })
 }
 
 fn reported(scrape: &watch::Receiver<Scrape>, begun: Instant) -> Option<Reported> {

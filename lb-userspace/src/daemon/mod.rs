@@ -57,7 +57,7 @@ use crate::{
         announce::{PacketSocket, VipAddresses, announce},
         neighbour::Neighbours,
     },
-    signals::{ScrapeOptions, Scrapers},
+    signals::{Board, ScrapeOptions, Scrapers},
 };
 
 /// Shortest time in which a backend must make some progress, or be silent: the kernel notes progress about once a
@@ -124,6 +124,7 @@ impl Daemon {
             config.clone(),
             interfaces,
             Scrapers::new(ScrapeOptions::default()),
+            Arc::new(Board::default()),
             traces,
             governing,
         );
@@ -218,8 +219,12 @@ impl Daemon {
         self.neighbours
             .set_targets(config.vips.iter().flat_map(|vip| &vip.backends).map(|backend| backend.address));
         let urls = plan::metrics_urls(config)?;
-        self.lock().scrapers.set_targets(urls.into_iter().map(|(name, url)| (name.into(), url)));
-        Ok(())
+        let mut core = self.lock();
+        core.scrapers.set_targets(urls.into_iter().map(|(name, url)| (name.into(), url)));
+        let gpus = plan::gpu_targets(config);
+        core.hardware.retain(&gpus.iter().map(|target| Arc::clone(&target.key)).collect());
+        gpus.iter().for_each(|target| core.hardware.enter(&target.key));
+        core.gpus.set_targets(gpus).context("start to read GPUs")
     }
 
     /// Tells the neighbours where the VIPs and source addresses are.
@@ -250,6 +255,8 @@ impl Daemon {
         // What was learned before this subscription counts as well.
         table.mark_changed();
         report.mark_changed();
+        let mut faults = self.lock().hardware.faults();
+        faults.mark_changed();
         let mut passes = self.sweeping.passes();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -272,6 +279,11 @@ impl Daemon {
                     changed.context("the health checks have ended")?;
                     let report = Arc::clone(&report.borrow_and_update());
                     self.update(|core| core.health = report);
+                }
+                changed = faults.changed() => {
+                    changed.context("nobody keeps the faults of GPUs any more")?;
+                    let faults = Arc::clone(&faults.borrow_and_update());
+                    self.update(|core| core.faults = faults);
                 }
                 changed = passes.changed() => {
                     changed.context("the sweep has ended")?;

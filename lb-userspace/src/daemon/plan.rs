@@ -21,6 +21,7 @@ use crate::{
         steering::Steering,
         sweep,
     },
+    gpu,
     net::{
         Netlink,
         interface::{self, Interface},
@@ -75,6 +76,23 @@ pub fn metrics_urls(config: &Config) -> anyhow::Result<Vec<(String, MetricsUrl)>
         .map(|(backend, url)| {
             let url = url.to_string().parse().with_context(|| backend.place.to_string())?;
             Ok((backend.name.clone(), url))
+        })
+        .collect()
+}
+
+/// The backends whose GPUs are read on this host.
+pub fn gpu_targets(config: &Config) -> Vec<gpu::Target> {
+    let backends = config.vips.iter().flat_map(|vip| vip.backends.iter().map(move |backend| (vip, backend)));
+    let here = |backend: &config::Backend| match &backend.gpus {
+        Some(gpus) => !gpus.is_empty(),
+        None => config.nvml.discover,
+    };
+    backends
+        .filter(|(_, backend)| here(backend))
+        .map(|(vip, backend)| gpu::Target {
+            key: backend.name.as_str().into(),
+            addresses: vec![backend.endpoint(), vip.endpoint()],
+            gpus: backend.gpus.clone(),
         })
         .collect()
 }

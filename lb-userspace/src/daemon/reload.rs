@@ -82,6 +82,7 @@ fn restart_only(before: &Config, after: &Config) -> anyhow::Result<()> {
         if old.pin.is_some() { ", and with `pin` only once its directory is removed" } else { "" }
     );
     anyhow::ensure!(before.health == after.health, "[health] changes only with a restart");
+    anyhow::ensure!(before.nvml == after.nvml, "[nvml] changes only with a restart");
     Ok(())
 }
 
@@ -103,6 +104,7 @@ mod tests {
         let swapped = "[nat]\nsources = [\"10.0.0.201\", \"10.0.0.200\"]";
         for (what, before, after, words) in [
             ("another table", config(""), config("[daemon]\nflows = 4096"), "`flows`"),
+            ("another library", config(""), config("[nvml]\nlibrary = \"/a.so\""), "[nvml]"),
             ("other probes", config(""), config("[health]\nrise = 9"), "[health]"),
             ("new sources", config(""), config(two), "`sources` of [nat] change only with a restart"),
             ("another order", config(two), config(swapped), "`sources` of [nat]"),

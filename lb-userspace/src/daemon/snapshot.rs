@@ -12,8 +12,8 @@ use lb_common::{
 use super::core::Core;
 use crate::{
     api::{
-        Backend, Daemon, Events, Flows, GovernorMode, Health, HealthState, Interface, Kernel, NatSource,
-        NextHop, Reported, Snapshot, Vip,
+        Backend, Daemon, Events, Flows, GovernorMode, Gpu, Health, HealthState, Interface, Kernel, NatSource,
+        NextHop, Nvml, Reported, Snapshot, Vip,
     },
     config,
     dataplane::{
@@ -23,7 +23,7 @@ use crate::{
     },
     health,
     net::neighbour::Resolution,
-    signals::Scrape,
+    signals::{Fault, Hardware, Scrape},
 };
 
 /// Ports that a source address has for flows: all but those below 1024.
@@ -75,6 +75,19 @@ fn daemon(core: &Core, evictions: u64) -> Result<Daemon, Error> {
         },
         nat_sources: nat_sources(core),
         events: Events { sample: core.traces.sample(), lost: core.traces.lost()? },
+        nvml: nvml(core),
+    })
+}
+
+/// How reading GPUs goes, if anybody wants them read.
+fn nvml(core: &Core) -> Option<Nvml> {
+    let standing = core.gpus.standing()?;
+    Some(Nvml {
+        driver: standing.driver,
+        problem: standing.problem,
+        calls: standing.calls,
+        spent_seconds: standing.spent.as_secs_f64(),
+        overruns: standing.overruns,
     })
 }
 
@@ -130,7 +143,7 @@ fn backend_of(
         port: backend.port,
         weight: backend.weight,
         limit: (load.limit > 0).then_some(load.limit),
-        health: health_of(core.health.get(backend.name.as_str())),
+        health: health_of(core.health.get(backend.name.as_str()), core.faults.get(backend.name.as_str())),
         admin: core.admin(&backend.name),
         next_hop: hop.map(|hop| next_hop(core, &hop)),
         unreachable: if hop.is_none() { unreachable(core, backend) } else { None },
@@ -148,10 +161,15 @@ fn backend_of(
         ttft_p50_seconds: quantile(&progress, 0.5),
         ttft_p99_seconds: quantile(&progress, 0.99),
         reported: core.scrapers.subscribe(&backend.name).and_then(|scrape| reported(&scrape.borrow())),
+        gpu: core.hardware.subscribe(&backend.name).and_then(|gpu| Some(gpu_of(gpu.borrow().as_ref()?))),
     }
 }
 
-fn health_of(status: Option<&health::Status>) -> Health {
+/// What the probes say, unless a fault of its GPUs says more.
+fn health_of(status: Option<&health::Status>, fault: Option<&Fault>) -> Health {
+    if let Some(fault) = fault {
+        return Health { state: HealthState::Down, reason: Some(fault.to_string()) };
+    }
     let state = match status.map(|status| status.state) {
         Some(health::State::Up) => HealthState::Up,
         Some(health::State::Down) => HealthState::Down,
@@ -184,4 +202,15 @@ fn reported(scrape: &Scrape) -> Option<Reported> {
         kv_usage: last.kv_usage,
         age_seconds: last.age(Instant::now()).at_least.as_secs_f64(),
     })
+}
+
+fn gpu_of(hardware: &Hardware) -> Gpu {
+    Gpu {
+        speed: hardware.speed,
+        foreign: hardware.foreign,
+        utilization: hardware.utilization,
+        memory: hardware.memory,
+        fault: hardware.fault.map(|fault| fault.to_string()),
+        age_seconds: hardware.taken_start.elapsed().as_secs_f64(),
+    }
 }

@@ -135,6 +135,11 @@ impl Correction {
         (life.saturating_sub(age).as_secs_f64() * 2.0 / life.as_secs_f64()).min(1.0)
     }
 
+    /// Whether the server's queue is known: requests of others show there.
+    pub(super) fn sees_queue(&self) -> bool {
+        self.report.is_some()
+    }
+
     /// What is on the server beyond our own flows, in flows.
     pub(super) fn flows(&self, now: Duration) -> f64 {
         let faded =

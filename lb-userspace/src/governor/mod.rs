@@ -5,13 +5,14 @@
 //! [`lb_common::pick`], never here.
 //!
 //! ```text
-//! cost = static cost x slowness x saturation x slow start      (deadband, slew: fast up, slow down)
+//! cost = static cost x slowness x hardware x saturation x slow start      (deadband, slew: fast up, slow down)
 //! ```
 
 mod capacity;
 mod correction;
 mod damping;
 mod flood;
+mod hardware;
 mod limit;
 mod terms;
 mod theta;
@@ -28,12 +29,13 @@ use lb_common::{pick::COST_MAX, slot::Gauge};
 use correction::Correction;
 use damping::{SLOW_START_TIME, Slew};
 use flood::Flood;
+use hardware::Hardware;
 use limit::Limit;
 use theta::{Slopes, Theta, Watched};
 
 pub use terms::{
-    CorrectionTerm, Damping, Explained, Input, LimitOrigin, LimitTerm, Output, Reported, ThetaSource,
-    ThetaTerm,
+    CorrectionTerm, Damping, Explained, Hardware as HardwareReading, HardwareTerm, Input, LimitOrigin,
+    LimitTerm, Output, Reported, ThetaSource, ThetaTerm,
 };
 
 /// How far the governor may go.
@@ -73,6 +75,7 @@ const RECENT_SECONDS: f64 = 2.0;
 struct Backend {
     before: Option<Input>,
     theta: Theta,
+    hardware: Hardware,
     correction: Correction,
     limit: Limit,
     slew: Slew,
@@ -225,6 +228,8 @@ impl Backend {
         if let Some(report) = &input.reported {
             sampled |= self.theta.report(now, &report.sane(), slopes);
         }
+        let queued = self.correction.sees_queue();
+        self.hardware.tick(now, step, input.hardware.as_ref(), queued, sampled);
         Change { opened, requests, sampled }
     }
 
@@ -245,7 +250,9 @@ impl Backend {
     fn write(&mut self, now: Duration, step: Duration, input: &Input, weight: u64, mode: Mode) -> Output {
         let saturation = damping::saturation(now, input.reported.as_ref());
         let slow_start = damping::slow_start(now, self.came_back);
-        let target = self.theta.factor(now) * saturation * slow_start;
+        let (slowness, kept) = (self.theta.factor(now), self.theta.kept(now));
+        let hardware = self.hardware.log(slowness.ln(), kept);
+        let target = slowness * hardware.exp() * saturation * slow_start;
         let damping = self.slew.tick(step, target);
         let static_cost = capacity::static_cost(input.weight);
         let configured = input.configured_limit.unwrap_or(0);
@@ -273,6 +280,7 @@ impl Backend {
             theta: self.theta.explain(now),
             correction: self.correction.explain(now),
             limit,
+            hardware: self.hardware.explain(hardware),
             saturation,
             slow_start,
             target,

@@ -29,6 +29,8 @@ pub struct Input {
     pub usable: bool,
     /// The last good report of the server itself.
     pub reported: Option<Reported>,
+    /// The last reading of its GPUs.
+    pub hardware: Option<Hardware>,
 }
 
 impl Input {
@@ -57,6 +59,19 @@ pub struct Reported {
     /// Before the server was asked.
     pub taken_start: Duration,
     /// After it had answered.
+    pub taken_end: Duration,
+}
+
+/// What a server's GPUs say. Times are on the clock of the tick.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hardware {
+    /// Part of its full clock at which the slowest GPU may run, 0 to 1.
+    pub speed: Option<f64>,
+    /// Part of the busiest GPU's time that goes to others, 0 to 1.
+    pub foreign: Option<f64>,
+    /// Before the oldest of these values was read.
+    pub taken_start: Duration,
+    /// After the newest was.
     pub taken_end: Duration,
 }
 
@@ -110,6 +125,8 @@ pub struct Explained {
     pub correction: CorrectionTerm,
     /// Flows at once.
     pub limit: LimitTerm,
+    /// What its GPUs say.
+    pub hardware: HardwareTerm,
     /// Factor for a server that runs full, from 1.
     pub saturation: f64,
     /// Factor for a server that has just come back, from 1.
@@ -158,6 +175,27 @@ pub enum ThetaSource {
     Tokens,
     /// Bytes that clients acknowledged, for each streaming flow.
     Bytes,
+}
+
+/// The factor of the hardware and where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HardwareTerm {
+    /// The factor applied: that of now over the one that slowness already holds. 1 when nothing is known.
+    pub applied: f64,
+    /// The factor of now: 1 / speed, and over the part of the time that others leave.
+    pub now: Option<f64>,
+    /// The factor that slowness was learned at.
+    pub learned: f64,
+    /// Work of others is part of both: no report shows their requests.
+    pub foreign_counted: bool,
+    /// Age of the oldest value.
+    pub age: Option<Duration>,
+}
+
+impl Default for HardwareTerm {
+    fn default() -> Self {
+        Self { applied: 1.0, now: None, learned: 1.0, foreign_counted: true, age: None }
+    }
 }
 
 /// The correction and where it comes from, in flows.

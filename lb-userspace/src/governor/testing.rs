@@ -17,6 +17,7 @@ pub(super) fn input(gauges: [u32; 4]) -> Input {
         configured_limit: None,
         usable: true,
         reported: None,
+        hardware: None,
     }
 }
 

@@ -4,7 +4,7 @@ use lb_common::pick::{COST_MAX, COST_ONE};
 use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
 use super::{
-    Governor, Input, Mode, Options, Output, Reported,
+    Governor, HardwareReading, Input, Mode, Options, Output, Reported,
     testing::{input, reported},
 };
 
@@ -146,12 +146,23 @@ fn report() -> impl Strategy<Value = Option<Reported>> {
     proptest::option::of(report)
 }
 
+fn hardware() -> impl Strategy<Value = Option<HardwareReading>> {
+    let reading = (number(), number(), 0..200_000_u64, 0..200_000_u64);
+    let reading = reading.prop_map(|(speed, foreign, start, end)| HardwareReading {
+        speed,
+        foreign,
+        taken_start: Duration::from_millis(start),
+        taken_end: Duration::from_millis(end),
+    });
+    proptest::option::of(reading)
+}
+
 fn any_input() -> impl Strategy<Value = Input> {
     let counters = (counter(), counter(), counter(), counter(), counter());
-    let rest = (any::<[u32; 4]>(), 0..=1000_u32, any::<Option<u32>>(), any::<bool>(), report());
+    let rest = (any::<[u32; 4]>(), 0..=1000_u32, any::<Option<u32>>(), any::<bool>(), report(), hardware());
     (counters, rest).prop_map(|(counters, rest)| {
         let (opened, requests, progressed, progress_count, progress_sum_ns) = counters;
-        let (gauges, weight, configured_limit, usable, reported) = rest;
+        let (gauges, weight, configured_limit, usable, reported, hardware) = rest;
         Input {
             gauges,
             opened,
@@ -163,6 +174,7 @@ fn any_input() -> impl Strategy<Value = Input> {
             configured_limit,
             usable,
             reported,
+            hardware,
         }
     })
 }
@@ -187,6 +199,7 @@ proptest! {
                 prop_assert!(input.configured_limit.is_none_or(|limit| limit == 0 || limit == output.limit));
                 let explained = governor.explain(position).unwrap();
                 prop_assert!((0.124..=8.01).contains(&explained.theta.applied), "{:?}", explained);
+                prop_assert!((0.124..=8.01).contains(&explained.hardware.applied), "{:?}", explained);
                 prop_assert!(explained.factor.is_finite() && explained.correction.filtered.is_finite());
             }
             let shares: u64 = outputs.iter().map(|output| u64::from(output.share)).sum();

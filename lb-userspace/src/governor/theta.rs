@@ -23,7 +23,7 @@ const LONGEST_BLOCK: Duration = Duration::from_secs(5);
 const BYTES_BLOCK: Duration = Duration::from_secs(2);
 
 /// Time constants of the level and of its noise.
-const LEVEL_SECONDS: f64 = 2.0;
+pub(super) const LEVEL_SECONDS: f64 = 2.0;
 const NOISE_GAIN: f64 = 0.05;
 
 /// Noise expected before any was seen, as a variance of logarithms, and how many samples that is worth.
@@ -317,8 +317,12 @@ impl Theta {
 
     /// The logarithm of the factor at `now`: kept while idle, fading as it ages.
     fn log(&self, now: Duration) -> f64 {
-        let Some(at) = self.judged.at else { return 0.0 };
-        self.judged.log * (-now.saturating_sub(at).as_secs_f64() / HALF_LIFE).exp2()
+        self.judged.log * self.kept(now)
+    }
+
+    /// The part of what was learned that still counts at `now`; none before anything was.
+    pub(super) fn kept(&self, now: Duration) -> f64 {
+        self.judged.at.map_or(0.0, |at| (-now.saturating_sub(at).as_secs_f64() / HALF_LIFE).exp2())
     }
 
     /// The factor at `now`, 1/8 to 8.

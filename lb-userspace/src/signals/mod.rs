@@ -3,6 +3,7 @@
 //! It reports what was said, when, and how often it could not be heard; it judges nothing. What the
 //! reports mean for costs is the governor's business.
 
+mod board;
 pub mod exposition;
 mod hardware;
 mod http;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 
 pub use crate::health::Key;
+pub use board::{Board, Faults};
 pub use hardware::{Fault, Hardware};
 pub use http::{MetricsUrl, UrlError};
 pub use scraper::{Failures, Scrape, ScrapeOptions, Scraper, Scrapers};

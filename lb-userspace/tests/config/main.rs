@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use guidevane::config::{
-    Affinity, Announce, Config, ConfigError, Daemon, Encap, ForwardMode, Health, MAX_BYTES, Policy, Problem,
-    Protocol, Quic, XdpMode,
+    Affinity, Announce, Config, ConfigError, Daemon, Encap, ForwardMode, GpuId, Health, MAX_BYTES, Nvml,
+    Policy, Problem, Protocol, Quic, XdpMode,
 };
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 
@@ -118,6 +118,21 @@ fn the_commented_defaults_of_the_example_are_the_real_ones() {
     assert_ne!(shown, example, "no commented setting was found");
     let [shown, plain] = [&shown, example].map(|text| Config::parse("guidevane.toml", text).unwrap());
     assert_eq!(format!("{shown:?}"), format!("{plain:?}"));
+}
+
+#[test]
+fn gpus_are_named_by_number_or_uuid_or_found() {
+    const UUID: &str = "MIG-8d9f4c6e-3a51-4b7c-9e0d-2f6a1b3c5d7e";
+    let named = format!("name = \"gpu-0\"\ngpus = [3, \"{UUID}\"]");
+    let section = "[nvml]\nlibrary = \"/opt/a.so\"\ndiscover = true\ninterval = \"50ms\"\n[daemon]";
+    let config = Config::parse("lb.toml", &edited(&[(1, section), (13, &named)])).unwrap();
+    let expected = Nvml { library: "/opt/a.so".into(), discover: true, interval: Duration::from_millis(50) };
+    assert_eq!(config.nvml, expected);
+    let gpus = config.vips.iter().map(|vip| vip.backends[0].gpus.clone());
+    let gpus: Vec<_> = gpus.collect();
+    assert_eq!(gpus, [Some(vec![GpuId::Index(3), GpuId::Uuid(UUID.to_owned())]), None]);
+    let none = Config::parse("lb.toml", &edited(&[(13, "name = \"gpu-0\"\ngpus = []")])).unwrap();
+    assert_eq!((none.nvml, none.vips[0].backends[0].gpus.clone()), (Nvml::default(), Some(vec![])));
 }
 
 #[test]

@@ -403,6 +403,7 @@ impl Host {
             configured_limit: None,
             usable: true,
             reported: None,
+            hardware: None,
         };
         Self { engine, stepping: false, shown: Shown::default(), input, heard: None }
     }
