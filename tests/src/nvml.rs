@@ -8,7 +8,7 @@ use std::{
 #[path = "../nvml-standin/src/script.rs"]
 mod script;
 
-pub use script::{Event, Gpu, Instance, Process, Script};
+pub use script::{Event, Gpu, Instance, Process, Script, VARIABLE};
 
 /// The library that `cargo build` makes of the workspace member.
 const LIBRARY: &str = "libguidevane_nvml_standin.so";

@@ -85,7 +85,7 @@ fn render(shown: &Shown, colour: bool) -> String {
         numbers("PROCESSES", |gpu| {
             cell_or_nothing(gpu.readings.processes.as_ref().map(|processes| processes.value.len()))
         }),
-        words("HELD_DOWN_BY", |gpu| held_down_by(gpu)),
+        words("HELD_DOWN_BY", held_down_by),
     ];
     let version = shown.driver_version.as_deref().unwrap_or("of unknown version");
     let milliseconds = shown.spent_seconds * 1000.0;

@@ -16,7 +16,7 @@ use std::{
 use super::{
     Options, Standing, Target,
     driver::{Cost, Driver, DriverError, Events, Question},
-    nvml::Library,
+    nvml::{GpuEvents, Library},
     owner::Processes,
     rounds::{Pass, Rounds},
     state::{Job, State},
@@ -218,9 +218,11 @@ fn watch(shared: &Shared, library: &Library) -> DriverError {
         let fast = std::thread::Builder::new()
             .name("gpu-fast".into())
             .spawn_scoped(scope, || ask_often(shared, &mut library.session(), &over));
+        // Before anything is asked: a fault after the first reading is told.
+        let events = library.events();
         let events = std::thread::Builder::new()
             .name("gpu-events".into())
-            .spawn_scoped(scope, || await_events(shared, library, &over));
+            .spawn_scoped(scope, || await_events(shared, library, events, &over));
         if let Some(error) = fast.err().or(events.err()) {
             tracing::error!("the system gives no thread to read GPUs with: {error}");
         }
@@ -250,8 +252,8 @@ fn ask_everything(shared: &Shared, driver: &mut dyn Driver, over: &AtomicBool) -
     let mut rounds = Rounds::default();
     let mut users: Option<HashSet<u32>> = None;
     let (mut number, mut list) = (0_u32, true);
-    let mut next = Instant::now();
     while !over.load(Ordering::Relaxed) && !shared.stopped() {
+        let next = Instant::now() + SLOW;
         if list || number.is_multiple_of(LIST_PASSES) {
             match driver.list() {
                 Ok(listing) => shared.state().list(listing, Instant::now()),
@@ -271,7 +273,6 @@ fn ask_everything(shared: &Shared, driver: &mut dyn Driver, over: &AtomicBool) -
             users = current.or(users);
         }
         number = number.wrapping_add(1);
-        next = (next + SLOW).max(Instant::now());
         list = shared.rest_until(next);
     }
     DriverError::Gone("no longer read".to_owned())
@@ -292,31 +293,33 @@ fn find_owners(shared: &Shared) {
     state.publish(&shared.board, Instant::now());
 }
 
-/// Waits for events, and has a fault known before anything else is asked.
-fn await_events(shared: &Shared, library: &Library, over: &AtomicBool) {
+/// Waits for events, and has a fault known before anything else is asked; begins with a set of them that is `ready`.
+fn await_events<'a>(
+    shared: &Shared,
+    library: &'a Library,
+    mut ready: Result<GpuEvents<'a>, DriverError>,
+    over: &AtomicBool,
+) {
     let mut pause = EVENT_PAUSE;
     while !over.load(Ordering::Relaxed) && !shared.stopped() {
-        let failed = match library.events() {
-            Ok(mut events) => {
-                let begun = Instant::now();
-                let failed = listen(shared, &mut events, over);
-                if begun.elapsed() > LONGEST_EVENT_PAUSE {
-                    pause = EVENT_PAUSE;
-                }
-                failed
-            }
+        let begun = Instant::now();
+        let failed = match ready {
+            Ok(mut events) => listen(shared, &mut events, over),
             Err(DriverError::Unsupported) => {
-                return tracing::info!("the driver tells no faults of GPUs by itself");
+                return tracing::info!("the driver does not tell faults of GPUs by itself");
             }
             Err(error) => error,
         };
         tracing::debug!("events of GPUs: {failed}");
-        if pause == EVENT_PAUSE {
-            // The list shows which GPU is lost, if one is.
+        if begun.elapsed() > pause {
+            // The list shows which GPU is lost, if one is. What happens before there is a new set is missed.
             shared.wake();
+            pause = EVENT_PAUSE;
+        } else {
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_EVENT_PAUSE);
         }
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(LONGEST_EVENT_PAUSE);
+        ready = library.events();
     }
 }
 

@@ -299,6 +299,7 @@ impl Ground<'_> {
             limit: None,
             usable: true,
             scrape: None,
+            hardware: None,
         };
         let services = self.bed.dataplane.steering.services().iter();
         let ward = services.map(|service| Ward {

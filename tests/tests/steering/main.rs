@@ -3,6 +3,7 @@
 mod builds;
 mod churn;
 mod connections;
+mod gpu;
 mod refusals;
 mod reloads;
 mod streaming;
