@@ -105,6 +105,32 @@ fn what_is_known_moves_with_its_backend() {
 }
 
 #[test]
+fn a_throttled_gpu_costs_more_within_a_second_and_no_more_than_it_is_heard_of() {
+    let silence = secs(10);
+    let inputs = |now: Duration| {
+        let taken = secs(now.min(silence).as_secs());
+        let reading =
+            HardwareReading { speed: Some(0.25), foreign: Some(0.5), taken_start: taken, taken_end: taken };
+        let mut inputs = vec![input([0; 4]); 3];
+        inputs[1].hardware = Some(HardwareReading { speed: Some(1.0), foreign: Some(0.0), ..reading });
+        inputs[2].hardware = Some(reading);
+        inputs
+    };
+    let mut governor = governor(Mode::On);
+    let soon = run(&mut governor, secs(0), secs(1), inputs);
+    assert_eq!((soon[0].cost, soon[1].cost), (COST_ONE, COST_ONE));
+    // Within the deadband.
+    assert!((7 * COST_ONE..=8 * COST_ONE).contains(&soon[2].cost), "{soon:?}");
+    let term = governor.explain(2).unwrap().hardware;
+    assert!((term.applied - 8.0).abs() < 0.01 && term.foreign_counted, "{term:?}");
+    assert_eq!(governor.explain(0).unwrap().hardware.now, None);
+    run(&mut governor, secs(1), silence + secs(2), inputs);
+    let explained = governor.explain(2).unwrap();
+    assert_eq!((explained.hardware.applied, explained.target), (1.0, 1.0), "2 s of silence: {explained:?}");
+    assert_eq!(run(&mut governor, silence + secs(2), secs(25), inputs)[2].cost, COST_ONE);
+}
+
+#[test]
 fn shares_follow_the_weights_of_usable_backends() {
     let weights = |weights: &[(u32, bool)]| {
         let inputs: Vec<_> =

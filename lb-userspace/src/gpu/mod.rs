@@ -6,6 +6,7 @@
 //! | [`readings`] | what is known of a GPU, each value with its time |
 //! | [`fold`] | readings of some GPUs into one [`Hardware`](crate::signals::Hardware). Pure |
 //! | [`fault`] | which of the driver's events say that a GPU must not be used |
+//! | [`known`] | one GPU and what is known of it |
 //! | [`state`] | GPUs, backends, which belong together, and what was said already |
 //! | [`owner`] | the process behind a backend's port |
 //! | [`rounds`] | a pass over all questions within a budget of time |
@@ -19,6 +20,7 @@
 pub mod driver;
 mod fault;
 mod fold;
+mod known;
 pub mod nvml;
 mod owner;
 pub mod readings;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::{Serialize, Serializer};
 
-use super::driver::{Answer, Question};
+use super::driver::Answer;
 
 /// A value and the moments just before and after it was read.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,21 +63,6 @@ impl Readings {
             Answer::Temperature(degrees) => put(&mut self.temperature_celsius, degrees, start, end),
             Answer::Gpm(gpm) => put(&mut self.gpm, gpm, start, end),
             Answer::Processes(processes) => put(&mut self.processes, processes, start, end),
-        }
-    }
-
-    /// Whether a question has ever been answered.
-    pub fn knows(&self, question: Question) -> bool {
-        match question {
-            Question::Utilization => self.utilization.is_some(),
-            Question::Clocks => self.clocks.is_some(),
-            Question::ProcessTime => self.process_time.is_some(),
-            Question::Ecc => self.ecc_uncorrected.is_some(),
-            Question::Memory => self.memory.is_some(),
-            Question::Power => self.power.is_some(),
-            Question::Temperature => self.temperature_celsius.is_some(),
-            Question::Gpm => self.gpm.is_some(),
-            Question::Processes => self.processes.is_some(),
         }
     }
 }

@@ -11,25 +11,12 @@ use super::{
     driver::{Answer, DriverError, Event, Listing, Question, Unit},
     fault,
     fold::{Part, fold},
-    readings::Readings,
+    known::Known,
 };
 use crate::{
     config::GpuId,
     signals::{Board, Fault, Key},
 };
-
-/// A GPU or instance and what is known of it.
-#[derive(Debug)]
-struct Known {
-    unit: Unit,
-    readings: Readings,
-    /// What the driver reported; it stays until somebody says that it is mended.
-    fault: Option<(Fault, Instant)>,
-    /// Since when it does not answer.
-    lost: Option<Instant>,
-    /// What it never answers.
-    closed: HashSet<Question>,
-}
 
 /// A question to ask: of which unit, and what.
 pub type Job = (String, Question);
@@ -344,39 +331,6 @@ impl State {
             tracing::warn!("{text}");
             self.said.insert(text);
         }
-    }
-}
-
-impl Known {
-    fn new(unit: Unit) -> Self {
-        Self { unit, readings: Readings::default(), fault: None, lost: None, closed: HashSet::new() }
-    }
-
-    /// A GPU that did not even tell its UUID.
-    fn is_placeholder(&self) -> bool {
-        self.unit.uuid == format!("GPU {}", self.unit.index)
-    }
-
-    fn is_placeholder_of(&self, unit: &Unit) -> bool {
-        self.is_placeholder() && unit.instance.is_none() && unit.index == self.unit.index
-    }
-
-    fn parent(&self) -> Option<&str> {
-        self.unit.instance.as_ref().map(|instance| instance.parent.as_str())
-    }
-
-    fn takes(&self, question: Question) -> bool {
-        (self.unit.instance.is_none() || question.suits_instances()) && !self.closed.contains(&question)
-    }
-
-    fn is_used_by(&self, own: &HashSet<u32>) -> bool {
-        let processes = self.readings.processes.iter().flat_map(|processes| &processes.value);
-        processes.into_iter().any(|process| own.contains(&process.pid))
-    }
-
-    /// Why it must not be used, and since when that is known.
-    fn state(&self) -> Option<(Fault, Instant)> {
-        self.fault.or(self.lost.map(|since| (Fault::Lost, since)))
     }
 }
 

@@ -1,22 +1,22 @@
-//! NVIDIA's own library as a [`Driver`]. It is loaded at run time; hosts without it are none the worse.
+//! Questions to the driver, and what has to be kept from one to the next.
 
-use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use nvml_wrapper::{
-    Device, EventSet, GpmSample, Nvml,
-    bitmasks::event::EventTypes,
+    Device, GpmSample,
     enum_wrappers::device::{Clock, EccCounter, MemoryError, Sampling, TemperatureSensor},
     enums::{
         device::{SampleValue, UsedGpuMemory},
-        event::XidError,
         gpm::GpmMetricId,
     },
-    error::{NvmlError, nvml_try},
+    error::nvml_try,
     gpm::gpm_metrics_get,
+    struct_wrappers::device::ProcessInfo,
 };
 
-use super::{
-    driver::{Answer, Cost, Driver, DriverError, Event, Events, Instance, Listing, Question, Unit},
+use super::Library;
+use crate::gpu::{
+    driver::{Answer, Driver, DriverError, Instance, Listing, Question, Unit},
     readings::{Clocks, Gpm, Memory, Power, Process, ProcessTime},
 };
 
@@ -31,81 +31,6 @@ const GPM_METRICS: [GpmMetricId; 5] = [
     GpmMetricId::AnyTensorUtil,
     GpmMetricId::DramBwUtil,
 ];
-
-/// A GPU, or why the driver does not give it.
-type Found<'a> = Result<Device<'a>, DriverError>;
-
-/// The loaded library.
-#[derive(Debug)]
-pub struct Library {
-    nvml: Nvml,
-    cost: Arc<Cost>,
-}
-
-impl Library {
-    /// Loads and starts it; `cost` counts what calling it takes.
-    ///
-    /// # Errors
-    ///
-    /// When there is no such library, no driver, or no permission to use it.
-    pub fn open(path: &Path, cost: Arc<Cost>) -> Result<Self, DriverError> {
-        let nvml =
-            cost.of(|| Nvml::builder().lib_path(path.as_os_str()).init()).map_err(|error| match error {
-                NvmlError::LibloadingError(error) => DriverError::Gone(format!("no NVIDIA driver: {error}")),
-                error => DriverError::from(error),
-            })?;
-        Ok(Self { nvml, cost })
-    }
-
-    /// The versions of the driver and of the library.
-    pub fn versions(&self) -> (Option<String>, Option<String>) {
-        (
-            self.cost.of(|| self.nvml.sys_driver_version()).ok(),
-            self.cost.of(|| self.nvml.sys_nvml_version()).ok(),
-        )
-    }
-
-    /// The driver's side of one thread.
-    pub fn session(&self) -> Session<'_> {
-        Session { library: self, devices: HashMap::new() }
-    }
-
-    /// The events of all its GPUs.
-    ///
-    /// # Errors
-    ///
-    /// When the driver has none.
-    pub fn events(&self) -> Result<GpuEvents<'_>, DriverError> {
-        GpuEvents::of(self)
-    }
-
-    fn call<T>(&self, call: impl FnOnce() -> Result<T, NvmlError>) -> Result<T, DriverError> {
-        self.cost.of(call).map_err(DriverError::from)
-    }
-
-    fn whole_gpus(&self) -> Result<Vec<(u32, Found<'_>)>, DriverError> {
-        let count = self.call(|| self.nvml.device_count())?;
-        Ok((0..count).map(|index| (index, self.call(|| self.nvml.device_by_index(index)))).collect())
-    }
-}
-
-impl From<NvmlError> for DriverError {
-    fn from(error: NvmlError) -> Self {
-        match error {
-            NvmlError::NotSupported
-            | NvmlError::FunctionNotFound
-            | NvmlError::FailedToLoadSymbol(_)
-            | NvmlError::VgpuEccNotSupported => Self::Unsupported,
-            NvmlError::NoData | NvmlError::NotFound | NvmlError::Timeout => Self::NoData,
-            NvmlError::NoPermission => Self::Denied,
-            NvmlError::GpuLost | NvmlError::ResetRequired => Self::Lost,
-            NvmlError::Uninitialized | NvmlError::DriverNotLoaded | NvmlError::LibRmVersionMismatch => {
-                Self::Gone(error.to_string())
-            }
-            error => Self::Failed(error.to_string()),
-        }
-    }
-}
 
 /// What one thread knows of a device between two questions.
 #[derive(Debug)]
@@ -127,6 +52,10 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
+    pub(super) fn of(library: &'a Library) -> Self {
+        Self { library, devices: HashMap::new() }
+    }
+
     fn enter(
         &mut self,
         device: Device<'a>,
@@ -301,7 +230,7 @@ impl<'a> Known<'a> {
 
     fn processes(&self, library: &Library) -> Result<Answer, DriverError> {
         let processes = library.call(|| self.device.running_compute_processes())?;
-        let process = |process: nvml_wrapper::struct_wrappers::device::ProcessInfo| Process {
+        let process = |process: ProcessInfo| Process {
             pid: process.pid,
             memory_bytes: match process.used_gpu_memory {
                 UsedGpuMemory::Used(bytes) => Some(bytes),
@@ -324,81 +253,4 @@ fn number(value: &SampleValue) -> f64 {
 /// Per cent as a part; what is none counts as nothing.
 fn part(percent: f64) -> f64 {
     if percent.is_finite() { (percent / 100.0).clamp(0.0, 1.0) } else { 0.0 }
-}
-
-/// The [`Events`] of all GPUs.
-#[derive(Debug)]
-pub struct GpuEvents<'a> {
-    set: EventSet<'a>,
-    library: &'a Library,
-    /// UUIDs by handle: a GPU that is lost no longer tells its own.
-    uuids: HashMap<usize, String>,
-}
-
-impl<'a> GpuEvents<'a> {
-    fn of(library: &'a Library) -> Result<Self, DriverError> {
-        let wanted =
-            EventTypes::CRITICAL_XID_ERROR | EventTypes::DOUBLE_BIT_ECC_ERROR | EventTypes::MIG_CONFIG_CHANGE;
-        let mut uuids = HashMap::new();
-        let mut refused: Vec<u32> = Vec::new();
-        // A set is freed when a GPU refuses to be part of it: then it is made again without that one.
-        'anew: loop {
-            let mut set = library.call(|| library.nvml.create_event_set())?;
-            uuids.clear();
-            for (index, device) in library.whole_gpus()? {
-                let Ok(device) = device else { continue };
-                let supported = library.call(|| device.supported_event_types()).map(|types| types & wanted);
-                let Ok(types) = supported else { continue };
-                if types.is_empty() || refused.contains(&index) {
-                    continue;
-                }
-                if let Ok(uuid) = library.call(|| device.uuid()) {
-                    uuids.insert(handle(&device), uuid);
-                }
-                set = match library.cost.of(|| device.register_events(types, set)) {
-                    Ok(set) => set,
-                    Err(_) => {
-                        refused.push(index);
-                        continue 'anew;
-                    }
-                };
-            }
-            if uuids.is_empty() {
-                return Err(DriverError::Unsupported);
-            }
-            return Ok(Self { set, library, uuids });
-        }
-    }
-}
-
-/// A device by which it is found again.
-fn handle(device: &Device<'_>) -> usize {
-    // SAFETY: the handle is not used as one.
-    unsafe { device.handle() }.addr()
-}
-
-impl Events for GpuEvents<'_> {
-    fn next(&mut self, patience: Duration) -> Result<Option<Event>, DriverError> {
-        let patience = u32::try_from(patience.as_millis()).unwrap_or(u32::MAX);
-        // Waiting is no load on the driver and no cost.
-        let data = match self.set.wait(patience) {
-            Ok(data) => data,
-            Err(NvmlError::Timeout) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        if data.event_type.contains(EventTypes::MIG_CONFIG_CHANGE) {
-            return Ok(Some(Event::Divided));
-        }
-        let uuid = match self.uuids.get(&handle(&data.device)) {
-            Some(uuid) => uuid.clone(),
-            None => self.library.call(|| data.device.uuid())?,
-        };
-        Ok(match data.event_data {
-            Some(XidError::Value(number)) => {
-                u32::try_from(number).ok().map(|number| Event::Xid { uuid, number })
-            }
-            Some(XidError::Unknown) => None,
-            None => data.event_type.contains(EventTypes::DOUBLE_BIT_ECC_ERROR).then_some(Event::Ecc { uuid }),
-        })
-    }
 }
