@@ -1,10 +1,9 @@
 //! From keys to meaning: `[[vip.backend]]`.
 
-use toml::Spanned;
-
 use super::check::{family, integer, name, usable_address};
 use super::error::Source;
 use super::raw::RawBackend;
+use super::scrape::{self, Scrape};
 use super::vip::Seen;
 use super::{
     ANY_PORT, Backend, ConfigError, ForwardMode, LIMIT, PORT, Problem, Tunnel, Vip, WEIGHT, nvml, quic,
@@ -15,6 +14,7 @@ pub(super) fn backend(
     raw: &RawBackend,
     vip: &Vip,
     tunnel: &Tunnel,
+    scrape: &Scrape,
     seen: &mut Seen,
 ) -> Result<Backend, ConfigError> {
     let place = source.place(raw.name.span());
@@ -45,7 +45,8 @@ pub(super) fn backend(
             .as_ref()
             .map_or(Ok(Backend::DEFAULT_WEIGHT), |value| integer(source, "weight", value, WEIGHT))?,
         limit: raw.limit.as_ref().map(|value| integer(source, "limit", value, LIMIT)).transpose()?,
-        metrics: raw.metrics.as_ref().map(|url| metrics_url(source, url)).transpose()?,
+        metrics: raw.metrics.as_ref().map(|raw| scrape::metrics(source, raw, scrape)).transpose()?,
+        dcgm: raw.dcgm.as_ref().map(|raw| scrape::dcgm(source, raw, scrape)).transpose()?,
         gpus,
         server_id,
         place,
@@ -116,25 +117,4 @@ pub(super) fn nat_backend_apart(
         protocol: vip.protocol,
     };
     Err(source.invalid(&raw.address, problem))
-}
-
-fn metrics_url(source: &Source<'_>, value: &Spanned<String>) -> Result<http::Uri, ConfigError> {
-    let url = value.get_ref();
-    let refuse = |reason: String| source.invalid(value, Problem::MetricsUrl { url: url.clone(), reason });
-    let uri: http::Uri = url.parse().map_err(|error: http::uri::InvalidUri| refuse(error.to_string()))?;
-    match uri.scheme_str() {
-        Some("http") => {}
-        Some(scheme) => {
-            let scheme = scheme.to_owned();
-            return Err(source.invalid(value, Problem::MetricsScheme { url: url.clone(), scheme }));
-        }
-        None => return Err(refuse("it does not begin with http://".to_owned())),
-    }
-    let Some(authority) = uri.authority().filter(|authority| !authority.host().is_empty()) else {
-        return Err(refuse("it names no host".to_owned()));
-    };
-    if authority.as_str().contains('@') {
-        return Err(refuse("it holds a user name or password".to_owned()));
-    }
-    Ok(uri)
 }

@@ -15,7 +15,7 @@ use super::raw::{RawConfig, RawDaemon, RawHealth, RawInterface};
 use super::{
     Config, ConfigError, Daemon, FLOW_TIMEOUT, FLOWS, HEALTH_COUNT, HEALTH_INTERVAL, HEALTH_TIMEOUT, Health,
     IDLE_AFTER, Interface, MAX_INTERFACE_NAME, MAX_NAME, MAX_SOCKET_PATH, Problem, TICK, XdpMode, nvml,
-    sources, vip,
+    scrape, sources, vip,
 };
 
 pub(super) fn config(source: &Source<'_>, raw: RawConfig) -> Result<Config, ConfigError> {
@@ -25,8 +25,9 @@ pub(super) fn config(source: &Source<'_>, raw: RawConfig) -> Result<Config, Conf
     let tunnel = sources::tunnel(source, &raw.tunnel)?;
     let nat = sources::nat(source, &raw.nat, &interfaces, &raw.vip)?;
     let nvml = nvml::nvml(source, raw.nvml)?;
-    let vips =
-        vip::vips(source, raw.vip, &vip::Around { interfaces: &interfaces, tunnel: &tunnel, nat: &nat })?;
+    let scrape = scrape::scrape(source, &raw.scrape)?;
+    let around = vip::Around { interfaces: &interfaces, tunnel: &tunnel, nat: &nat, scrape: &scrape };
+    let vips = vip::vips(source, raw.vip, &around)?;
     Ok(Config { daemon, health, tunnel, nat, nvml, interfaces, vips })
 }
 
@@ -194,7 +195,7 @@ fn socket(source: &Source<'_>, path: Spanned<PathBuf>) -> Result<PathBuf, Config
     absolute(source, "socket", path)
 }
 
-fn absolute(
+pub(super) fn absolute(
     source: &Source<'_>,
     field: &'static str,
     path: Spanned<PathBuf>,

@@ -10,6 +10,7 @@ use super::{
     ForwardMode, MAX_BACKENDS, MAX_BYTES, MAX_INTERFACE_NAME, MAX_NAME, MAX_NAT_SOURCES, MAX_SOCKET_PATH,
     MAX_VIPS, PolicyKind, Prefix, Protocol,
 };
+use crate::signals::UrlError;
 
 /// A place in a configuration file, shown as `file:line:column`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -254,9 +255,24 @@ pub enum Problem {
     )]
     LongSocketPath,
     #[error(
-        "metrics is \"{url}\", which is no URL ({reason}); write it as in \"http://10.0.0.21:8000/metrics\""
+        "{key} is \"{url}\", which is no URL for it ({reason}); write it as in \"http://10.0.0.21:8000/metrics\""
     )]
-    MetricsUrl { url: String, reason: String },
+    MetricsUrl { key: &'static str, url: String, reason: UrlError },
+    #[error(
+        "{key} is \"{url}\", but no certificates are named that the server's must lead to; add ca, a PEM file (where a \
+         public authority signs, the system's, such as \"/etc/ssl/certs/ca-certificates.crt\")"
+    )]
+    HttpsWithoutCa { key: &'static str, url: String },
+    #[error("ca has no effect on an http:// url; remove it, or write https://")]
+    CaWithoutHttps,
+    #[error("server is \"{name}\", which is none that is known; one of \"auto\", {known}")]
+    Server { name: String, known: String },
+    #[error("light_interval has no effect unless it is shorter than interval; make one of them so")]
+    LightNotShorter,
+    #[error("gpus are those of dcgm; remove it here")]
+    GpusWithoutDcgm,
+    #[error("{field} is of servers' metrics, which a DCGM exporter has not; remove it here")]
+    NotOfDcgm { field: &'static str },
     #[error(
         "gpus names \"{value}\", which is no GPU; write its number, or its UUID (\"GPU-...\" or \"MIG-...\") as \
          `nvidia-smi -L` shows it"
@@ -269,8 +285,6 @@ pub enum Problem {
          \"libnvidia-ml.so.1\""
     )]
     NvmlLibrary { path: String },
-    #[error("metrics is \"{url}\": {scheme} is not supported yet, only http is; write http://")]
-    MetricsScheme { url: String, scheme: String },
 }
 
 /// The text that spans point into.

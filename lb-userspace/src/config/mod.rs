@@ -11,6 +11,7 @@ mod error;
 mod nvml;
 mod quic;
 mod raw;
+mod scrape;
 mod sources;
 mod terms;
 mod vip;
@@ -21,6 +22,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::signals::{DcgmTarget, Target};
 
 pub use error::{ConfigError, Place, Problem};
 pub use nvml::{GpuId, Nvml};
@@ -53,6 +56,10 @@ const FLOW_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=MAX_IDLE
 const HEALTH_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 const HEALTH_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 const HEALTH_COUNT: RangeInclusive<i64> = 1..=100;
+const SCRAPE_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
+const SCRAPE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
+/// From one question to a DCGM exporter to the next: few beside the 30 s that it takes to have something new.
+const DCGM_INTERVAL: Duration = Duration::from_secs(5);
 const FLOWS: RangeInclusive<i64> = 4096..=1 << 26;
 const PORT: RangeInclusive<i64> = 1..=65_535;
 /// The port of a VIP that is for all of them.
@@ -240,8 +247,10 @@ pub struct Backend {
     pub weight: u16,
     /// Requests the server runs at once (its batch size), 1 to 65,535; `None` has it learned.
     pub limit: Option<u32>,
-    /// Prometheus end point to scrape: an `http` URI with a host.
-    pub metrics: Option<http::Uri>,
+    /// Where the server's metrics are, and how they are scraped.
+    pub metrics: Option<Target>,
+    /// Where a DCGM exporter tells of the server's GPUs.
+    pub dcgm: Option<DcgmTarget>,
     /// The GPUs of this host that it runs on; `None` has them found, where `[nvml]` says so.
     pub gpus: Option<Vec<GpuId>>,
     /// What QUIC connection IDs of the VIP call it, as a big-endian number.

@@ -10,6 +10,7 @@ use super::backend::{backend, nat_backend_apart};
 use super::check::{family, integer, name, real, usable_address};
 use super::error::Source;
 use super::raw::{RawMode, RawPort, RawVip};
+use super::scrape::{self, Scrape};
 use super::{
     ANY_PORT, Affinity, Announce, Backend, ConfigError, DUTY, EPSILON, Encap, ForwardMode, Interface,
     MAX_BACKENDS, MAX_VIPS, Nat, PORT, Policy, PolicyKind, Problem, Protocol, SKIP_BYTES, Tunnel, Vip, quic,
@@ -25,6 +26,7 @@ pub(super) struct Around<'a> {
     pub interfaces: &'a [Interface],
     pub tunnel: &'a Tunnel,
     pub nat: &'a Nat,
+    pub scrape: &'a Scrape,
 }
 
 /// What has been read so far; a new item must not repeat it.
@@ -111,9 +113,10 @@ fn vip(source: &Source<'_>, raw: RawVip, around: &Around<'_>, seen: &mut Seen) -
     if raw.backend.is_empty() {
         return Err(source.invalid(&raw.name, Problem::NoBackend { vip: vip.name }));
     }
+    let scrape = scrape::scrape(source, &raw.scrape)?.or(around.scrape);
     let (mut own, mut ids) = (HashMap::new(), HashMap::new());
     for raw in raw.backend {
-        let backend = backend(source, &raw, &vip, around.tunnel, seen)?;
+        let backend = backend(source, &raw, &vip, around.tunnel, &scrape, seen)?;
         if let Some(other) = own.insert(backend.endpoint(), backend.name.clone()) {
             let Backend { name, address, port, .. } = backend;
             let problem = Problem::SameBackend { name, other, vip: vip.name, address, port };

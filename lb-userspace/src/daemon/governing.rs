@@ -204,12 +204,13 @@ fn hardware_of(hardware: &watch::Receiver<Option<Hardware>>, begun: Instant) -> 
 
 fn reported(scrape: &watch::Receiver<Scrape>, begun: Instant) -> Option<Reported> {
     let scrape = scrape.borrow();
-    let last = scrape.last.as_ref()?;
+    let last = scrape.newest()?;
     Some(Reported {
         running: last.running,
         waiting: last.waiting,
         kv_usage: last.kv_usage,
         generation_tokens: last.generation_tokens,
+        cadence: last.cadence,
         taken_start: last.taken_start.saturating_duration_since(begun),
         taken_end: last.taken_end.saturating_duration_since(begun),
     })

@@ -28,7 +28,7 @@ mod traces;
 pub use plan::timeouts;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::IsTerminal as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -57,7 +57,7 @@ use crate::{
         announce::{PacketSocket, VipAddresses, announce},
         neighbour::Neighbours,
     },
-    signals::{Board, ScrapeOptions, Scrapers},
+    signals::{Board, Key, Scrapers},
 };
 
 /// Shortest time in which a backend must make some progress, or be silent: the kernel notes progress about once a
@@ -103,7 +103,6 @@ impl Daemon {
     async fn start(config: Config, file: &Path) -> anyhow::Result<()> {
         let netlink = Netlink::open().context("open netlink")?;
         let interfaces = plan::find_interfaces(&config, &netlink).await?;
-        plan::metrics_urls(&config)?;
         let server = Server::bind(&config.daemon.socket)?;
         plan::check_sources(&config, &netlink).await?;
         let mut dataplane = Dataplane::open(&Options {
@@ -119,12 +118,13 @@ impl Daemon {
                 return Err(error);
             }
         };
+        let board = Arc::new(Board::default());
         let core = Core::new(
             dataplane,
             config.clone(),
             interfaces,
-            Scrapers::new(ScrapeOptions::default()),
-            Arc::new(Board::default()),
+            Scrapers::new(Arc::clone(&board)),
+            board,
             traces,
             governing,
         );
@@ -218,12 +218,14 @@ impl Daemon {
         }
         self.neighbours
             .set_targets(config.vips.iter().flat_map(|vip| &vip.backends).map(|backend| backend.address));
-        let urls = plan::metrics_urls(config)?;
         let mut core = self.lock();
-        core.scrapers.set_targets(urls.into_iter().map(|(name, url)| (name.into(), url)));
-        let gpus = plan::gpu_targets(config);
-        core.hardware.retain(&gpus.iter().map(|target| Arc::clone(&target.key)).collect());
-        gpus.iter().for_each(|target| core.hardware.enter(&target.key));
+        core.scrapers.set_targets(plan::targets(config));
+        let (gpus, exporters) = (plan::gpu_targets(config), plan::exporters(config));
+        let read = gpus.iter().map(|target| Arc::clone(&target.key));
+        let keys: HashSet<Key> = read.chain(exporters.map(|(key, _)| key)).collect();
+        core.hardware.retain(&keys);
+        keys.iter().for_each(|key| core.hardware.enter(key));
+        core.scrapers.set_exporters(plan::exporters(config));
         core.gpus.set_targets(gpus).context("start to read GPUs")
     }
 

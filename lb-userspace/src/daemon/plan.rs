@@ -26,7 +26,7 @@ use crate::{
         Netlink,
         interface::{self, Interface},
     },
-    signals::MetricsUrl,
+    signals::{DcgmTarget, Key, Target},
 };
 
 /// How much more a flow counts while it waits for its first progress; see [`Rule::awaiting_weight`].
@@ -64,31 +64,32 @@ pub async fn find_interfaces(config: &Config, netlink: &Netlink) -> anyhow::Resu
     Ok(found)
 }
 
-/// The metrics URLs of all backends that have one.
-///
-/// # Errors
-///
-/// For the first that cannot be scraped, with its place in the file.
-pub fn metrics_urls(config: &Config) -> anyhow::Result<Vec<(String, MetricsUrl)>> {
+/// The servers whose metrics are scraped.
+pub fn targets(config: &Config) -> impl Iterator<Item = (Key, Target)> {
+    let backends = config.vips.iter().flat_map(|vip| &vip.backends);
+    backends.filter_map(|backend| Some((backend.name.as_str().into(), backend.metrics.clone()?)))
+}
+
+/// The DCGM exporters that are scraped: those of backends whose GPUs are not read here.
+pub fn exporters(config: &Config) -> impl Iterator<Item = (Key, DcgmTarget)> {
     let backends = config.vips.iter().flat_map(|vip| &vip.backends);
     backends
-        .filter_map(|backend| Some((backend, backend.metrics.as_ref()?)))
-        .map(|(backend, url)| {
-            let url = url.to_string().parse().with_context(|| backend.place.to_string())?;
-            Ok((backend.name.clone(), url))
-        })
-        .collect()
+        .filter(|backend| !has_gpus_here(config, backend))
+        .filter_map(|backend| Some((backend.name.as_str().into(), backend.dcgm.clone()?)))
+}
+
+fn has_gpus_here(config: &Config, backend: &config::Backend) -> bool {
+    match &backend.gpus {
+        Some(gpus) => !gpus.is_empty(),
+        None => config.nvml.discover,
+    }
 }
 
 /// The backends whose GPUs are read on this host.
 pub fn gpu_targets(config: &Config) -> Vec<gpu::Target> {
     let backends = config.vips.iter().flat_map(|vip| vip.backends.iter().map(move |backend| (vip, backend)));
-    let here = |backend: &config::Backend| match &backend.gpus {
-        Some(gpus) => !gpus.is_empty(),
-        None => config.nvml.discover,
-    };
     backends
-        .filter(|(_, backend)| here(backend))
+        .filter(|(_, backend)| has_gpus_here(config, backend))
         .map(|(vip, backend)| gpu::Target {
             key: backend.name.as_str().into(),
             addresses: vec![backend.endpoint(), vip.endpoint()],

@@ -26,7 +26,6 @@ impl Daemon {
         restart_only(&before, &config)?;
         let interfaces = plan::find_interfaces(&config, &self.netlink).await?;
         plan::check_sources(&config, &self.netlink).await?;
-        plan::metrics_urls(&config)?;
         tokio::task::block_in_place(|| self.lock().apply(config.clone(), interfaces))?;
         Ok((config, before))
     }

@@ -195,7 +195,7 @@ fn unreachable(core: &Core, backend: &config::Backend) -> Option<String> {
 }
 
 fn reported(scrape: &Scrape) -> Option<Reported> {
-    let last = scrape.last.as_ref()?;
+    let last = scrape.newest()?;
     Some(Reported {
         running: last.running?,
         waiting: last.waiting.unwrap_or(0.0),

@@ -57,7 +57,7 @@ pub enum Mode {
 pub struct Options {
     /// How far it may go.
     pub mode: Mode,
-    /// How old a server's numbers may be when it is asked: vLLM renews them once an engine step.
+    /// How old a server's numbers may be when it is asked, where it is not known which server it is.
     pub cadence: Duration,
 }
 
@@ -217,7 +217,8 @@ impl Backend {
         let requests = growth(before.requests, input.requests);
         self.remember(step, &before, input);
 
-        self.correction.tick(now, step, input, opening_cap, options.cadence);
+        let cadence = input.reported.and_then(|report| report.cadence).unwrap_or(options.cadence);
+        self.correction.tick(now, step, input, opening_cap, cadence);
         self.limit.tick(now, input);
         let watched = Watched {
             bytes: growth(before.progressed, input.progressed),

@@ -56,6 +56,8 @@ pub struct Reported {
     pub kv_usage: Option<f64>,
     /// Tokens generated since the server started.
     pub generation_tokens: Option<f64>,
+    /// How old the numbers may have been when the server was asked, where that is known.
+    pub cadence: Option<Duration>,
     /// Before the server was asked.
     pub taken_start: Duration,
     /// After it had answered.
@@ -90,6 +92,7 @@ impl Reported {
             waiting: plausible(self.waiting),
             kv_usage: plausible(self.kv_usage),
             generation_tokens: plausible(self.generation_tokens),
+            cadence: self.cadence,
             taken_start: self.taken_start.min(self.taken_end),
             taken_end: self.taken_end,
         }

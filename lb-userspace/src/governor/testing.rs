@@ -28,6 +28,7 @@ pub(super) fn reported(running: f64, waiting: f64, taken: Duration) -> Reported 
         waiting: Some(waiting),
         kv_usage: None,
         generation_tokens: None,
+        cadence: None,
         taken_start: taken,
         taken_end: taken,
     }

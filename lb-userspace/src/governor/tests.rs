@@ -166,6 +166,7 @@ fn report() -> impl Strategy<Value = Option<Reported>> {
         waiting,
         kv_usage,
         generation_tokens,
+        cadence: None,
         taken_start: Duration::from_millis(start),
         taken_end: Duration::from_millis(end),
     });

@@ -45,6 +45,7 @@ impl Pool {
                     waiting: Some(0.0),
                     kv_usage: None,
                     generation_tokens: Some(*tokens),
+                    cadence: None,
                     taken_start: self.now,
                     taken_end: self.now,
                 };

@@ -5,7 +5,6 @@
 //! | [`driver`] | what can be asked of a driver, behind a small trait; [`nvml`] is the real one |
 //! | [`readings`] | what is known of a GPU, each value with its time |
 //! | [`fold`] | readings of some GPUs into one [`Hardware`](crate::signals::Hardware). Pure |
-//! | [`fault`] | which of the driver's events say that a GPU must not be used |
 //! | [`known`] | one GPU and what is known of it |
 //! | [`state`] | GPUs, backends, which belong together, and what was said already |
 //! | [`owner`] | the process behind a backend's port |
@@ -18,7 +17,6 @@
 //! condition. Nothing here decides what a reading means for a cost.
 
 pub mod driver;
-mod fault;
 mod fold;
 mod known;
 pub mod nvml;

@@ -9,7 +9,6 @@ use std::{
 use super::{
     Target,
     driver::{Answer, DriverError, Event, Listing, Question, Unit},
-    fault,
     fold::{Part, fold},
     known::Known,
 };
@@ -165,7 +164,7 @@ impl State {
         match event {
             Event::Divided => return true,
             Event::Ecc { uuid } => self.fail(uuid, Fault::Ecc, now),
-            Event::Xid { uuid, number } => match fault::of_xid(*number) {
+            Event::Xid { uuid, number } => match Fault::of_xid(*number) {
                 Some(fault) => self.fail(uuid, fault, now),
                 None => tracing::info!("{uuid}: xid {number}, which is no fault of the GPU"),
             },

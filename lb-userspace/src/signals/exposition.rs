@@ -33,6 +33,20 @@ impl fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
+/// The value of one label, escapes and all.
+pub fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
+    let mut rest = labels;
+    loop {
+        let (key, after) = rest.split_once('=')?;
+        let after = after.trim_start_matches(BLANKS).strip_prefix('"')?;
+        let (value, behind) = after.split_at(value_length(after)?);
+        if key.trim_start_matches([',', ' ', '\t']).trim_end_matches(BLANKS) == name {
+            return Some(value);
+        }
+        rest = &behind[1..];
+    }
+}
+
 /// The samples of `text`, in order. A malformed line costs only itself. The last line must be ended
 /// like every other: one that is not was cut off, and half a number is a wrong number.
 pub fn samples(text: &[u8]) -> impl Iterator<Item = Result<Sample<'_>, Malformed>> {
@@ -104,11 +118,21 @@ fn labels_length(labels: &str) -> Option<usize> {
     None
 }
 
+/// Where the closing quote of a label's value is.
+fn value_length(value: &str) -> Option<usize> {
+    let mut escaped = false;
+    value.bytes().position(|byte| {
+        let closes = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        closes
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, proptest};
 
-    use super::{Sample, samples};
+    use super::{Sample, label, samples};
 
     fn only(line: &str) -> Result<Option<Sample<'_>>, &'static str> {
         samples(line.as_bytes()).next().transpose().map_err(|malformed| malformed.what)
@@ -146,6 +170,28 @@ mod tests {
             assert_eq!(only(line), Ok(Some(Sample { name, labels, value })), "{line:?}");
         }
         assert!(matches!(only("a NaN\n"), Ok(Some(sample)) if sample.value.is_nan()));
+    }
+
+    #[test]
+    fn a_label_is_found_wherever_it_stands() {
+        for (labels, expected) in [
+            ("le=\"1\"", Some("1")),
+            ("a=\"x\",le=\"1\"", Some("1")),
+            ("a=\"x\", le=\"1\",", Some("1")),
+            (" le = \"1\" ", Some("1")),
+            ("a=\",le=\\\"2\\\"\",le=\"1\"", Some("1")),
+            ("a=\"\\\\\",le=\"1\"", Some("1")),
+            ("le=\"\"", Some("")),
+            ("le=\"\u{4e2d}\"", Some("\u{4e2d}")),
+            ("ale=\"1\",lea=\"1\"", None),
+            ("a=\"le=1\"", None),
+            ("le=1", None),
+            ("le=\"1", None),
+            ("le", None),
+            ("", None),
+        ] {
+            assert_eq!(label(labels, "le"), expected, "{labels}");
+        }
     }
 
     #[test]
@@ -202,18 +248,20 @@ mod tests {
             text in r#"[a1:_{}"\\=,# \t\r\n.eE+-]{0,120}"#,
         ) {
             prop_assert!(samples(text.as_bytes()).count() <= text.len());
+            prop_assert!(label(&text, "a").is_none_or(|value| text.contains(value)));
         }
 
         #[test]
         fn what_is_written_is_read_back(
             name in "[a-zA-Z_:][a-zA-Z0-9_:]{0,20}",
-            label in r#"([^"\\\n]|\\["\\n]){0,20}"#,
+            value_of_l in r#"([^"\\\n]|\\["\\n]){0,20}"#,
             value in any::<f64>(),
         ) {
-            let line = format!("{name}{{l=\"{label}\"}} {value:e}\n");
+            let line = format!("{name}{{l=\"{value_of_l}\"}} {value:e}\n");
             let sample = samples(line.as_bytes()).next().expect("a line").expect("well-formed");
             prop_assert_eq!(sample.name, name);
-            prop_assert_eq!(sample.labels, format!("l=\"{label}\""));
+            prop_assert_eq!(sample.labels, format!("l=\"{value_of_l}\""));
+            prop_assert_eq!(label(sample.labels, "l"), Some(value_of_l.as_str()));
             prop_assert!(sample.value == value || (sample.value.is_nan() && value.is_nan()));
         }
 

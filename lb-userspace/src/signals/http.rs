@@ -1,68 +1,100 @@
-//! A client for one URL: it keeps the connection between requests and bounds the answer.
+//! A client for one server: it keeps the connection between requests and bounds the answers.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, io, path::PathBuf, str::FromStr, sync::Arc, time::Instant};
 
-use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Empty};
 use hyper::{
     Request, Response, StatusCode, Uri,
-    body::{Bytes, Incoming},
+    body::{Body as _, Bytes, Incoming},
     client::conn::http1::{SendRequest, handshake},
-    header::{ACCEPT, HOST, HeaderValue, USER_AGENT},
+    header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 
-use super::SourceError;
+use super::{SourceError, watched::Watched};
 
 const HTTP_PORT: u16 = 80;
-const ACCEPTED: &str = "text/plain; version=0.0.4";
+const HTTPS_PORT: u16 = 443;
+const ACCEPTED: &str = "text/plain; version=0.0.4, application/json;q=0.5";
 const AGENT: &str = concat!("guidevane/", env!("CARGO_PKG_VERSION"));
 
-/// Where a server's metrics are: `http://host[:port]/path`. TLS is not spoken.
+/// Longest answer: far above what a server of many engines exposes (about 50 KB an engine).
+pub(super) const BODY_LIMIT_BYTES: usize = 4 << 20;
+
+/// A buffer that an answer made larger than this is given back.
+const KEPT_BYTES: usize = 1 << 20;
+
+/// Where a server's metrics are: `http[s]://host[:port][/path]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetricsUrl {
     uri: Uri,
     host: String,
     port: u16,
+    tls: bool,
 }
 
 /// Why a text is no metrics URL.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// No URL at all.
-    #[error("\"{url}\" is not a url: {detail}")]
-    Invalid {
-        /// The text.
-        url: String,
-        /// What is wrong.
-        detail: String,
-    },
-    /// Another scheme than `http`, or none.
-    #[error("\"{url}\" does not start with http://, the only scheme for metrics")]
-    Scheme {
-        /// The text.
-        url: String,
-    },
+    #[error("{0}")]
+    Invalid(String),
+    /// Another scheme than `http` and `https`, or none.
+    #[error("it does not begin with http:// or https://")]
+    Scheme,
+    /// Nowhere to connect to.
+    #[error("it names no host")]
+    NoHost,
+    /// Credentials have a file of their own.
+    #[error("it holds a user name or password")]
+    Credentials,
 }
 
 impl FromStr for MetricsUrl {
     type Err = UrlError;
 
     fn from_str(url: &str) -> Result<Self, UrlError> {
-        let invalid = |detail: &str| UrlError::Invalid { url: url.into(), detail: detail.into() };
-        let uri: Uri = url.parse().map_err(|e: http::uri::InvalidUri| invalid(&e.to_string()))?;
-        if uri.scheme_str() != Some("http") {
-            return Err(UrlError::Scheme { url: url.into() });
-        }
+        let uri: Uri = url.parse().map_err(|e: http::uri::InvalidUri| UrlError::Invalid(e.to_string()))?;
+        let (tls, default) = match uri.scheme_str() {
+            Some("http") => (false, HTTP_PORT),
+            Some("https") => (true, HTTPS_PORT),
+            _ => return Err(UrlError::Scheme),
+        };
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return Err(invalid("credentials are not supported"));
+            return Err(UrlError::Credentials);
         }
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() {
-            return Err(invalid("no host"));
+            return Err(UrlError::NoHost);
         }
-        let port = uri.port_u16().unwrap_or(HTTP_PORT);
-        Ok(Self { uri, host, port })
+        let port = uri.port_u16().unwrap_or(default);
+        Ok(Self { uri, host, port, tls })
+    }
+}
+
+impl MetricsUrl {
+    /// Whether it asks for TLS.
+    pub fn is_https(&self) -> bool {
+        self.tls
+    }
+
+    /// Path and query, if it has any but the bare `/`.
+    pub fn path(&self) -> Option<&str> {
+        self.uri.path_and_query().map(http::uri::PathAndQuery::as_str).filter(|path| *path != "/")
+    }
+
+    /// Host and port as written.
+    pub fn authority(&self) -> &str {
+        self.uri.authority().map_or("", |authority| authority.as_str())
     }
 }
 
@@ -72,113 +104,225 @@ impl fmt::Display for MetricsUrl {
     }
 }
 
+/// A server's address, and how it and the balancer prove to each other who they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where it is.
+    pub url: MetricsUrl,
+    /// PEM certificates, one of which the server's must lead to; needed for https.
+    pub ca: Option<PathBuf>,
+    /// Holds a bearer token for the server; read again when it changes.
+    pub token_file: Option<PathBuf>,
+}
+
+impl Endpoint {
+    /// A server that needs no proof and gives none.
+    pub fn plain(url: MetricsUrl) -> Self {
+        Self { url, ca: None, token_file: None }
+    }
+}
+
 type Sender = SendRequest<Empty<Bytes>>;
 
-#[derive(Debug)]
 pub(super) struct HttpClient {
     url: MetricsUrl,
-    limit: usize,
+    token: Option<Watched<HeaderValue>>,
+    trust: Option<Watched<TlsConnector>>,
     /// Taken while in use: a request that is dropped half-way takes its connection along.
     idle: Option<Sender>,
 }
 
 impl HttpClient {
-    /// Answers of more than `limit` bytes are refused.
-    pub(super) fn new(url: MetricsUrl, limit: usize) -> Self {
-        Self { url, limit, idle: None }
+    /// Connects at the first question.
+    pub(super) fn new(endpoint: Endpoint) -> Self {
+        let Endpoint { url, ca, token_file } = endpoint;
+        let token = token_file.map(|path| Watched::new(path, bearer));
+        let trust = ca.map(|path| Watched::new(path, trusting));
+        Self { url, token, trust, idle: None }
     }
 
-    /// The body of the answer to a GET, if its status is 200.
-    pub(super) async fn get(&mut self) -> Result<Bytes, SourceError> {
-        let (sender, response) = match self.request_on_idle_connection().await {
+    /// The URL that it was made for.
+    pub(super) fn url(&self) -> &MetricsUrl {
+        &self.url
+    }
+
+    /// Leaves in `body` the body of the answer to a GET of `path`, if its status is 200.
+    pub(super) async fn get(&mut self, path: &str, body: &mut Vec<u8>) -> Result<(), SourceError> {
+        if body.capacity() > KEPT_BYTES {
+            *body = Vec::new();
+        }
+        body.clear();
+        let (sender, response) = match self.request_on_idle_connection(path).await? {
             Some(answered) => answered,
             None => {
                 let mut sender = self.connect().await?;
-                let response = sender.send_request(self.request()).await.map_err(http_error)?;
+                let response = sender.send_request(self.request(path)?).await.map_err(http_error)?;
                 (sender, response)
             }
         };
         if response.status() != StatusCode::OK {
             return Err(SourceError::Status(response.status().as_u16()));
         }
-        let body = Limited::new(response.into_body(), self.limit).collect().await;
-        let body = body.map_err(|error| match error.downcast::<LengthLimitError>() {
-            Ok(_) => SourceError::TooLarge { limit: self.limit },
-            Err(other) => SourceError::Http(other.to_string()),
-        })?;
+        read_body(response.into_body(), body).await?;
         self.idle = Some(sender);
-        Ok(body.to_bytes())
+        Ok(())
     }
 
     /// `None` if there is no connection left or it turns out to be closed: a server may do so at any
     /// time, and it is no failure of the server.
-    async fn request_on_idle_connection(&mut self) -> Option<(Sender, Response<Incoming>)> {
-        let mut sender = self.idle.take()?;
-        sender.ready().await.ok()?;
-        let response = sender.send_request(self.request()).await.ok()?;
-        Some((sender, response))
+    async fn request_on_idle_connection(
+        &mut self,
+        path: &str,
+    ) -> Result<Option<(Sender, Response<Incoming>)>, SourceError> {
+        let Some(mut sender) = self.idle.take() else { return Ok(None) };
+        if sender.ready().await.is_err() {
+            return Ok(None);
+        }
+        let request = self.request(path)?;
+        Ok(sender.send_request(request).await.ok().map(|response| (sender, response)))
     }
 
-    async fn connect(&self) -> Result<Sender, SourceError> {
-        let stream = TcpStream::connect((self.url.host.as_str(), self.url.port)).await;
-        let stream = stream.map_err(|source| SourceError::Connect {
-            authority: self.url.uri.authority().map_or_else(String::new, ToString::to_string),
-            source,
-        })?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(http_error)?;
-        // Ends with the sender; its error reaches whoever waits for an answer.
-        tokio::spawn(connection);
-        Ok(sender)
+    async fn connect(&mut self) -> Result<Sender, SourceError> {
+        let authority = || self.url.authority().to_owned();
+        let host = self.url.host.as_str();
+        let stream = TcpStream::connect((host, self.url.port)).await;
+        let stream = stream.map_err(|source| SourceError::Connect { authority: authority(), source })?;
+        if !self.url.tls {
+            return shake_hands(stream).await;
+        }
+        let failed = |source| SourceError::Tls { authority: authority(), source };
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(io::Error::other(error)))?;
+        let Some(trust) = &mut self.trust else {
+            return Err(failed(io::Error::other("no certificates to trust are configured")));
+        };
+        let stream = trust.get(Instant::now())?.connect(name, stream).await.map_err(failed)?;
+        shake_hands(stream).await
     }
 
-    fn request(&self) -> Request<Empty<Bytes>> {
-        let target = self.url.uri.path_and_query().map_or("/", |path| path.as_str());
+    fn request(&mut self, path: &str) -> Result<Request<Empty<Bytes>>, SourceError> {
+        let token = self.token.as_mut().map(|token| token.get(Instant::now())).transpose()?;
         let mut request = Request::new(Empty::new());
-        *request.uri_mut() = Uri::from_str(target).expect("a part of a parsed url");
+        *request.uri_mut() = Uri::from_str(path).expect("a part of a parsed url, or one of the table's");
         let headers = request.headers_mut();
-        let authority = self.url.uri.authority().map_or("", |authority| authority.as_str());
-        headers.insert(HOST, HeaderValue::from_str(authority).expect("a part of a parsed url"));
+        headers.insert(HOST, HeaderValue::from_str(self.url.authority()).expect("a part of a parsed url"));
         headers.insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-        request
+        if let Some(token) = token {
+            headers.insert(AUTHORIZATION, token);
+        }
+        Ok(request)
     }
+}
+
+async fn shake_hands(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<Sender, SourceError> {
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(http_error)?;
+    // Ends with the sender; its error reaches whoever waits for an answer.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+async fn read_body(mut incoming: Incoming, body: &mut Vec<u8>) -> Result<(), SourceError> {
+    let too_large = SourceError::TooLarge { limit: BODY_LIMIT_BYTES };
+    // A server that says so itself is spared the sending.
+    if incoming.size_hint().lower() > BODY_LIMIT_BYTES as u64 {
+        return Err(too_large);
+    }
+    while let Some(frame) = incoming.frame().await {
+        let Ok(data) = frame.map_err(http_error)?.into_data() else { continue };
+        if body.len() + data.len() > BODY_LIMIT_BYTES {
+            return Err(too_large);
+        }
+        body.extend_from_slice(&data);
+    }
+    Ok(())
 }
 
 fn http_error(error: hyper::Error) -> SourceError {
     SourceError::Http(error.to_string())
 }
 
+/// The header for the token that a file holds.
+fn bearer(token: &[u8]) -> io::Result<HeaderValue> {
+    let token = token.trim_ascii();
+    if token.is_empty() {
+        return Err(io::Error::other("it holds no token"));
+    }
+    let mut header = HeaderValue::from_bytes(&[b"Bearer ", token].concat()).map_err(io::Error::other)?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+/// What makes connections to servers whose certificate leads to one of these.
+fn trusting(pem: &[u8]) -> io::Result<TlsConnector> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
+    }
+    if roots.is_empty() {
+        return Err(io::Error::other("it holds no certificate in PEM form"));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = versions.map_err(io::Error::other)?.with_root_certificates(roots).with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::MetricsUrl;
+    use super::{MetricsUrl, UrlError, bearer, trusting};
 
     #[test]
-    fn a_url_gives_host_and_port() {
-        for (url, host, port) in [
-            ("http://gpu-1:8000/metrics", "gpu-1", 8000),
-            ("http://10.0.0.1/metrics", "10.0.0.1", 80),
-            ("http://[fd00::1]:8000/metrics?x=1", "fd00::1", 8000),
-            ("http://gpu-1", "gpu-1", 80),
+    fn a_url_gives_host_port_and_path() {
+        for (url, host, port, path) in [
+            ("http://gpu-1:8000/metrics", "gpu-1", 8000, Some("/metrics")),
+            ("http://10.0.0.1/metrics", "10.0.0.1", 80, Some("/metrics")),
+            ("http://[fd00::1]:8000/metrics?x=1", "fd00::1", 8000, Some("/metrics?x=1")),
+            ("http://gpu-1", "gpu-1", 80, None),
+            ("http://gpu-1/", "gpu-1", 80, None),
+            ("https://gpu-1", "gpu-1", 443, None),
+            ("https://gpu-1:8443/v1/metrics", "gpu-1", 8443, Some("/v1/metrics")),
         ] {
-            let parsed: MetricsUrl = url.parse().unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!((parsed.host.as_str(), parsed.port), (host, port), "{url}");
+            let parsed: MetricsUrl = url.parse().unwrap_or_else(|e| panic!("{url}: {e}"));
+            assert_eq!((parsed.host.as_str(), parsed.port, parsed.path()), (host, port, path), "{url}");
+            assert_eq!(parsed.is_https(), url.starts_with("https"), "{url}");
         }
     }
 
     #[test]
     fn what_is_no_metrics_url_is_refused_with_the_reason() {
         for (url, reason) in [
-            ("https://gpu-1/metrics", "does not start with http://"),
-            ("gpu-1:8000", "does not start with http://"),
-            ("/metrics", "does not start with http://"),
-            ("http://gpu 1/", "is not a url"),
-            ("http://", "is not a url"),
-            ("http://me:pw@gpu-1/", "credentials are not supported"),
+            ("ftp://gpu-1/metrics", UrlError::Scheme),
+            ("gpu-1:8000", UrlError::Scheme),
+            ("/metrics", UrlError::Scheme),
+            ("http://gpu 1/", UrlError::Invalid("invalid uri character".into())),
+            ("http://", UrlError::Invalid("empty string".into())),
+            ("http://:80/", UrlError::NoHost),
+            ("http://me:pw@gpu-1/", UrlError::Credentials),
         ] {
             match url.parse::<MetricsUrl>() {
-                Err(e) => assert!(e.to_string().contains(reason), "{url}: {e}"),
+                Err(UrlError::Invalid(_)) if matches!(reason, UrlError::Invalid(_)) => {}
+                Err(e) => assert_eq!(e, reason, "{url}"),
                 Ok(parsed) => panic!("{url} was accepted as {parsed:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_token_becomes_a_header_that_no_log_shows() {
+        let header = bearer(b" abc.def\n").expect("a token");
+        assert_eq!(header.as_bytes(), b"Bearer abc.def");
+        assert_eq!(format!("{header:?}"), "Sensitive");
+        for bad in [&b""[..], b"\n", b"a\nb", b"\x01"] {
+            assert!(bearer(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn certificates_that_are_none_are_refused() {
+        for bad in [&b""[..], b"abc", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            assert!(trusting(bad).is_err(), "{bad:?}");
         }
     }
 }

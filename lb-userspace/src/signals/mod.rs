@@ -2,82 +2,62 @@
 //!
 //! It reports what was said, when, and how often it could not be heard; it judges nothing. What the
 //! reports mean for costs is the governor's business.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`exposition`] | the text format of metrics |
+//! | `servers` | what each inference server calls its metrics, and how often it renews them |
+//! | [`reading`] | from an exposition to an [`Observation`] |
+//! | `light` | the small answers that some servers give between two scrapes |
+//! | [`dcgm`] | from a DCGM exporter's exposition to [`Hardware`] |
+//! | `http`, `watched` | connections, certificates and tokens |
+//! | `metrics` | the sources that are asked over HTTP |
+//! | `scraper`, `targets` | asking on a schedule, and of whom |
 
 mod board;
+pub mod dcgm;
 pub mod exposition;
 mod hardware;
 mod http;
+mod light;
+mod metrics;
+mod observation;
+pub mod reading;
 mod scraper;
-mod vllm;
+mod servers;
+mod targets;
+#[cfg(test)]
+mod testing;
+mod watched;
 
-use std::time::{Duration, Instant};
+use std::{path::PathBuf, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::future::{self, BoxFuture};
 
 pub use crate::health::Key;
 pub use board::{Board, Faults};
 pub use hardware::{Fault, Hardware};
-pub use http::{MetricsUrl, UrlError};
-pub use scraper::{Failures, Scrape, ScrapeOptions, Scraper, Scrapers};
-pub use vllm::Vllm;
-
-/// One reading of an inference server; `None` where it does not say, or says nonsense.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Observation {
-    /// Requests in the batch, over all engines.
-    pub running: Option<f64>,
-    /// Requests queued before the batch, over all engines.
-    pub waiting: Option<f64>,
-    /// Share of the KV cache in use, 0 to 1, of the fullest engine.
-    pub kv_usage: Option<f64>,
-    /// Tokens generated since the server started, over all engines.
-    pub generation_tokens: Option<f64>,
-    /// Prompt tokens processed since the server started, over all engines.
-    pub prompt_tokens: Option<f64>,
-    /// Time to first token of every request since the server started, in seconds.
-    pub ttft: Option<Totals>,
-    /// Largest batch, in requests, of servers that tell (vLLM does not).
-    pub max_num_seqs: Option<u32>,
-    /// Before the server was asked.
-    pub taken_start: Instant,
-    /// After it had answered.
-    pub taken_end: Instant,
-}
-
-/// The sum and count of a histogram since the server started; differences of two give a mean.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Totals {
-    /// Sum of all values.
-    pub sum: f64,
-    /// Number of values.
-    pub count: f64,
-}
-
-/// How old an observation is: the server answered at some moment between asking and having heard.
-/// What it answered may be older still, by up to its own update cadence (vLLM: an engine step).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Age {
-    /// Since the answer was complete.
-    pub at_least: Duration,
-    /// Since the question was put.
-    pub at_most: Duration,
-}
-
-impl Observation {
-    /// The age at `now`; zero for moments before the observation.
-    pub fn age(&self, now: Instant) -> Age {
-        Age {
-            at_least: now.saturating_duration_since(self.taken_end),
-            at_most: now.saturating_duration_since(self.taken_start),
-        }
-    }
-}
+pub use http::{Endpoint, MetricsUrl, UrlError};
+pub use metrics::{DcgmExporter, ServerMetrics};
+pub use observation::{Age, Observation, Totals};
+pub use scraper::{Failures, Scrape, ScrapeOptions, scrape};
+pub use servers::ServerKind;
+pub use targets::{DcgmTarget, Scrapers, Target};
 
 /// Something that can be asked how a backend is doing.
 pub trait Source: Send + 'static {
+    /// What it gives.
+    type Reading: Clone + Send + Sync + 'static;
+
     /// Asks once. Needs no time limit of its own: the caller drops a question that takes too long,
     /// and may ask anew at any time after.
-    fn observe(&mut self) -> BoxFuture<'_, Result<Observation, SourceError>>;
+    fn observe(&mut self) -> BoxFuture<'_, Result<Self::Reading, SourceError>>;
+
+    /// A smaller question between two of [`Source::observe`], which costs the answerer less; none if there
+    /// is no such, or the answer is not to be believed.
+    fn glance(&mut self) -> BoxFuture<'_, Result<Option<Self::Reading>, SourceError>> {
+        Box::pin(future::ready(Ok(None)))
+    }
 }
 
 /// Why a source could not be read.
@@ -89,6 +69,22 @@ pub enum SourceError {
         /// Host and port.
         authority: String,
         /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// The other end does not speak TLS, or is not the one it should be.
+    #[error("tls with {authority}: {source}")]
+    Tls {
+        /// Host and port.
+        authority: String,
+        /// What is wrong.
+        source: std::io::Error,
+    },
+    /// A file with a token or certificates is not as it should be.
+    #[error("read {path}: {source}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
         source: std::io::Error,
     },
     /// No complete answer in time.
@@ -109,31 +105,4 @@ pub enum SourceError {
     /// The answer holds none of the expected metrics.
     #[error("{0}")]
     Content(&'static str),
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::{Duration, Instant};
-
-    use super::{Age, Observation};
-
-    #[test]
-    fn the_age_is_bracketed_by_asking_and_having_heard() {
-        let taken_start = Instant::now();
-        let observation = Observation {
-            running: None,
-            waiting: None,
-            kv_usage: None,
-            generation_tokens: None,
-            prompt_tokens: None,
-            ttft: None,
-            max_num_seqs: None,
-            taken_start,
-            taken_end: taken_start + Duration::from_millis(30),
-        };
-        let age = |millis| observation.age(taken_start + Duration::from_millis(millis));
-        let ms = Duration::from_millis;
-        assert_eq!(age(100), Age { at_least: ms(70), at_most: ms(100) });
-        assert_eq!(age(10), Age { at_least: ms(0), at_most: ms(10) });
-    }
 }

@@ -1,42 +1,39 @@
-//! One scraping task a backend: it asks on a schedule and keeps the last good answer.
+//! One scraping task a source: it asks on a schedule and keeps the last good answer.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{MetricsUrl, Observation, Source, SourceError, Vllm};
-use crate::{
-    health::Key,
-    net::jitter::{first_delay, jittered},
-};
+use super::{Observation, Source, SourceError};
+use crate::net::jitter::{first_delay, jittered};
 
-/// How often servers are asked.
+/// How often a source is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScrapeOptions {
     /// From the start of one scrape to the start of the next, give or take a tenth. Default 250 ms.
     pub interval: Duration,
     /// A scrape that takes longer has failed. Default 1 s.
     pub timeout: Duration,
+    /// The same as `interval` for the small questions between two scrapes; they are not asked without.
+    pub light_interval: Option<Duration>,
 }
 
 impl Default for ScrapeOptions {
     fn default() -> Self {
-        Self { interval: Duration::from_millis(250), timeout: Duration::from_secs(1) }
+        Self { interval: Duration::from_millis(250), timeout: Duration::from_secs(1), light_interval: None }
     }
 }
 
-/// What scraping a backend has led to so far.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Scrape {
+/// What scraping a source has led to so far.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scrape<R = Observation> {
     /// The last good answer, however old; see [`Observation::age`].
-    pub last: Option<Observation>,
+    pub last: Option<R>,
+    /// The last good answer to a small question, whichever of the two is newer. It holds no totals.
+    pub glance: Option<R>,
     /// Good answers since the start.
     pub successes: u64,
     /// Failures since the start, by kind.
@@ -47,11 +44,35 @@ pub struct Scrape {
     pub last_error: Option<String>,
 }
 
+impl<R> Default for Scrape<R> {
+    fn default() -> Self {
+        Self {
+            last: None,
+            glance: None,
+            successes: 0,
+            failures: Failures::default(),
+            consecutive_failures: 0,
+            last_error: None,
+        }
+    }
+}
+
+impl Scrape {
+    /// The newer of the last good answers.
+    pub fn newest(&self) -> Option<&Observation> {
+        self.last.iter().chain(&self.glance).max_by_key(|observation| observation.taken_end)
+    }
+}
+
 /// Numbers of failed scrapes by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Failures {
     /// No connection.
     pub connect: u64,
+    /// No TLS, or with the wrong server.
+    pub tls: u64,
+    /// No token, or no certificates to trust.
+    pub file: u64,
     /// No complete answer in time.
     pub timeout: u64,
     /// Not HTTP, or broken off.
@@ -67,12 +88,15 @@ pub struct Failures {
 impl Failures {
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.connect + self.timeout + self.http + self.status + self.too_large + self.content
+        let Self { connect, tls, file, timeout, http, status, too_large, content } = self;
+        connect + tls + file + timeout + http + status + too_large + content
     }
 
     fn count(&mut self, error: &SourceError) {
         let counter = match error {
             SourceError::Connect { .. } => &mut self.connect,
+            SourceError::Tls { .. } => &mut self.tls,
+            SourceError::File { .. } => &mut self.file,
             SourceError::Timeout(_) => &mut self.timeout,
             SourceError::Http(_) => &mut self.http,
             SourceError::Status(_) => &mut self.status,
@@ -83,38 +107,27 @@ impl Failures {
     }
 }
 
-/// Starts scraping tasks.
-#[derive(Debug)]
-pub struct Scraper;
-
-impl Scraper {
-    /// Scrapes a vLLM server on the current tokio runtime until the last receiver is dropped.
-    pub fn spawn(backend: Key, url: MetricsUrl, options: ScrapeOptions) -> watch::Receiver<Scrape> {
-        Self::spawn_source(backend, Vllm::new(url), options)
-    }
-
-    /// The same for any source.
-    pub fn spawn_source(
-        backend: Key,
-        source: impl Source,
-        options: ScrapeOptions,
-    ) -> watch::Receiver<Scrape> {
-        let (publish, scrapes) = watch::channel(Scrape::default());
-        tokio::spawn(async move {
-            tokio::select! {
-                () = publish.closed() => {}
-                () = scrape_forever(&backend, source, &options, &publish) => {}
-            }
-        });
-        scrapes
-    }
+/// Asks `source` on the current tokio runtime until the last receiver is dropped; the log calls it `what`.
+pub fn scrape<S: Source>(
+    what: String,
+    source: S,
+    options: ScrapeOptions,
+) -> watch::Receiver<Scrape<S::Reading>> {
+    let (publish, scrapes) = watch::channel(Scrape::default());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = publish.closed() => {}
+            () = scrape_forever(&what, source, &options, &publish) => {}
+        }
+    });
+    scrapes
 }
 
-async fn scrape_forever(
-    backend: &str,
-    mut source: impl Source,
+async fn scrape_forever<S: Source>(
+    what: &str,
+    mut source: S,
     options: &ScrapeOptions,
-    publish: &watch::Sender<Scrape>,
+    publish: &watch::Sender<Scrape<S::Reading>>,
 ) {
     sleep(first_delay(options.interval)).await;
     loop {
@@ -123,67 +136,55 @@ async fn scrape_forever(
             Ok(result) => result,
             Err(_) => Err(SourceError::Timeout(options.timeout)),
         };
-        publish.send_modify(|scrape| record(backend, scrape, result));
+        let good = result.is_ok();
+        publish.send_modify(|scrape| record(what, scrape, result));
+        if let Some(interval) = options.light_interval.filter(|_| good) {
+            glance_until(next, interval, &mut source, options, publish).await;
+        }
         sleep_until(next).await;
     }
 }
 
-fn record(backend: &str, scrape: &mut Scrape, result: Result<Observation, SourceError>) {
+/// Asks small questions until a whole scrape is due, or one of them was in vain.
+async fn glance_until<S: Source>(
+    due: Instant,
+    interval: Duration,
+    source: &mut S,
+    options: &ScrapeOptions,
+    publish: &watch::Sender<Scrape<S::Reading>>,
+) {
+    loop {
+        let next = Instant::now() + jittered(interval);
+        if next >= due {
+            return;
+        }
+        sleep_until(next).await;
+        match timeout(options.timeout, source.glance()).await {
+            Ok(Ok(Some(seen))) => publish.send_modify(|scrape| scrape.glance = Some(seen)),
+            // The next scrape will tell what is wrong.
+            Ok(Ok(None) | Err(_)) | Err(_) => return,
+        }
+    }
+}
+
+fn record<R>(what: &str, scrape: &mut Scrape<R>, result: Result<R, SourceError>) {
     match result {
-        Ok(observation) => {
+        Ok(reading) => {
             if scrape.consecutive_failures > 0 {
-                tracing::info!("metrics of backend {backend} are readable again");
+                tracing::info!("{what} are readable again");
             }
-            scrape.last = Some(observation);
+            scrape.last = Some(reading);
             scrape.successes += 1;
             scrape.consecutive_failures = 0;
         }
         Err(error) => {
             if scrape.consecutive_failures == 0 {
-                tracing::warn!("metrics of backend {backend} cannot be read: {error}");
+                tracing::warn!("{what} cannot be read: {error}");
             }
             scrape.failures.count(&error);
             scrape.consecutive_failures += 1;
             scrape.last_error = Some(error.to_string());
         }
-    }
-}
-
-/// The scraping of a changing set of backends.
-#[derive(Debug)]
-pub struct Scrapers {
-    options: ScrapeOptions,
-    running: HashMap<Key, (MetricsUrl, watch::Receiver<Scrape>)>,
-}
-
-impl Scrapers {
-    /// Scrapes nothing yet.
-    pub fn new(options: ScrapeOptions) -> Self {
-        Self { options, running: HashMap::new() }
-    }
-
-    /// Replaces the set of backends. Those that stay under the same key and URL are not disturbed.
-    pub fn set_targets(&mut self, targets: impl IntoIterator<Item = (Key, MetricsUrl)>) {
-        let mut before = std::mem::take(&mut self.running);
-        for (key, url) in targets {
-            let scrapes = match before.remove(&key) {
-                Some((known, scrapes)) if known == url => scrapes,
-                _ => Scraper::spawn(Arc::clone(&key), url.clone(), self.options.clone()),
-            };
-            self.running.insert(key, (url, scrapes));
-        }
-    }
-
-    /// What is known of every backend in the set.
-    pub fn snapshot(&self) -> BTreeMap<Key, Scrape> {
-        let entries = self.running.iter();
-        entries.map(|(key, (_, scrapes))| (Arc::clone(key), scrapes.borrow().clone())).collect()
-    }
-
-    /// Updates of one backend, if it is in the set. Whoever holds the receiver keeps the scraping
-    /// alive, even after the backend has left the set.
-    pub fn subscribe(&self, key: &str) -> Option<watch::Receiver<Scrape>> {
-        self.running.get(key).map(|(_, scrapes)| scrapes.clone())
     }
 }
 

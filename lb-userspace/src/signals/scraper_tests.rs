@@ -13,10 +13,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::AbortHandle,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
-use super::{Key, MetricsUrl, Scrape, ScrapeOptions, Scraper, Scrapers};
+use super::{Scrape, ScrapeOptions, scrape};
+use crate::signals::{Endpoint, Key, MetricsUrl, Scrapers, ServerMetrics, Target};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const GOOD: &str = "vllm:num_requests_running{engine=\"0\"} 4\nvllm:num_requests_waiting{engine=\"0\"} 1\n";
@@ -31,6 +32,8 @@ enum Manner {
     Silent,
     /// A header that promises more than comes, and then nothing.
     HalfAnAnswer,
+    /// A good answer, a byte at a time.
+    Drips,
     /// The connection is closed in the middle of the body.
     BreaksOff,
     NotHttp,
@@ -110,6 +113,12 @@ async fn serve(
             Manner::HalfAnAnswer => {
                 stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\nvllm:num_req").await?;
             }
+            Manner::Drips => {
+                for byte in answer("200 OK", GOOD).as_bytes() {
+                    stream.write_all(&[*byte]).await?;
+                    sleep(Duration::from_millis(10)).await;
+                }
+            }
             Manner::BreaksOff => {
                 return stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\nvllm:num_req").await;
             }
@@ -138,7 +147,15 @@ async fn serve(
 
 /// A time limit that only a server that never answers runs into.
 fn patient() -> ScrapeOptions {
-    ScrapeOptions { interval: Duration::from_millis(10), timeout: PATIENCE }
+    ScrapeOptions { interval: Duration::from_millis(10), timeout: PATIENCE, ..ScrapeOptions::default() }
+}
+
+fn scraping(url: MetricsUrl, options: ScrapeOptions) -> watch::Receiver<Scrape> {
+    scrape("metrics".to_owned(), ServerMetrics::new(Endpoint::plain(url), None), options)
+}
+
+fn target(url: MetricsUrl) -> Target {
+    Target { endpoint: Endpoint::plain(url), server: None, options: patient() }
 }
 
 fn key(name: &str) -> Key {
@@ -155,7 +172,7 @@ async fn until(scrapes: &mut watch::Receiver<Scrape>, accept: impl Fn(&Scrape) -
 #[tokio::test]
 async fn a_good_server_is_read_over_one_connection() {
     let server = Server::start(Manner::Good).await;
-    let mut scrapes = Scraper::spawn(key("gpu-1"), server.url(), patient());
+    let mut scrapes = scraping(server.url(), patient());
     let scrape = until(&mut scrapes, |s| s.successes >= 5).await;
     let last = scrape.last.expect("an observation");
     assert_eq!((last.running, last.waiting), (Some(4.0), Some(1.0)));
@@ -167,7 +184,7 @@ async fn a_good_server_is_read_over_one_connection() {
 #[tokio::test]
 async fn a_connection_that_the_server_closes_is_opened_again_without_a_failure() {
     let server = Server::start(Manner::GoodThenClose).await;
-    let mut scrapes = Scraper::spawn(key("gpu-1"), server.url(), patient());
+    let mut scrapes = scraping(server.url(), patient());
     let scrape = until(&mut scrapes, |s| s.successes >= 5).await;
     assert_eq!(scrape.failures.total(), 0, "{:?}", scrape.last_error);
     assert!(server.connections.load(Ordering::Relaxed) >= 5);
@@ -179,15 +196,15 @@ async fn each_failure_is_counted_by_kind_keeps_the_last_observation_and_ends() {
     let cases: [(Manner, Counter, &str); 7] = [
         (Manner::BreaksOff, |s| s.failures.http, "http: "),
         (Manner::NotHttp, |s| s.failures.http, "http: "),
-        (Manner::Html, |s| s.failures.content, "the answer holds no vllm queue metrics"),
-        (Manner::NaN, |s| s.failures.content, "the answer holds no vllm queue metrics"),
+        (Manner::Html, |s| s.failures.content, "the answer holds no queue metrics of a server that is known"),
+        (Manner::NaN, |s| s.failures.content, "the answer holds no queue metrics of a server that is known"),
         (Manner::Unavailable, |s| s.failures.status, "status 503"),
         (Manner::TenMegabytes, |s| s.failures.too_large, "the answer exceeds 4194304 bytes"),
         (Manner::TenMegabytesInChunks, |s| s.failures.too_large, "the answer exceeds 4194304 bytes"),
     ];
     for (manner, counter, text) in cases {
         let server = Server::start(Manner::Good).await;
-        let mut scrapes = Scraper::spawn(key("gpu-1"), server.url(), patient());
+        let mut scrapes = scraping(server.url(), patient());
         until(&mut scrapes, |s| s.successes >= 1).await;
 
         server.be(manner);
@@ -210,10 +227,10 @@ async fn each_failure_is_counted_by_kind_keeps_the_last_observation_and_ends() {
 
 #[tokio::test]
 async fn a_server_that_takes_too_long_is_left_and_asked_anew() {
-    for manner in [Manner::Silent, Manner::HalfAnAnswer] {
+    for manner in [Manner::Silent, Manner::HalfAnAnswer, Manner::Drips] {
         let server = Server::start(manner).await;
         let options = ScrapeOptions { timeout: Duration::from_millis(50), ..patient() };
-        let mut scrapes = Scraper::spawn(key("gpu-1"), server.url(), options);
+        let mut scrapes = scraping(server.url(), options);
         let failing = until(&mut scrapes, |s| s.failures.timeout >= 2).await;
         assert_eq!(failing.last_error.as_deref(), Some("no answer within 50ms"), "{manner:?}");
         assert_eq!(failing.last, None, "{manner:?}");
@@ -228,7 +245,7 @@ async fn a_server_that_is_not_there_is_a_connection_failure() {
     let address = listener.local_addr().expect("bound");
     drop(listener);
     let url = format!("http://{address}/metrics").parse().expect("a url");
-    let mut scrapes = Scraper::spawn(key("gpu-1"), url, patient());
+    let mut scrapes = scraping(url, patient());
     let failing = until(&mut scrapes, |s| s.failures.connect >= 2).await;
     let error = failing.last_error.unwrap_or_default();
     assert!(error.starts_with(&format!("connect to {address}: ")), "{error}");
@@ -237,15 +254,15 @@ async fn a_server_that_is_not_there_is_a_connection_failure() {
 #[tokio::test]
 async fn targets_come_go_and_move_while_running() {
     let (first, second) = (Server::start(Manner::Good).await, Server::start(Manner::Good).await);
-    let mut scrapers = Scrapers::new(patient());
-    scrapers.set_targets([(key("stays"), first.url()), (key("moves"), first.url())]);
+    let mut scrapers = Scrapers::new(Arc::default());
+    scrapers.set_targets([(key("stays"), target(first.url())), (key("moves"), target(first.url()))]);
     let mut stays = scrapers.subscribe("stays").expect("a target");
     let mut moves = scrapers.subscribe("moves").expect("a target");
     until(&mut stays, |s| s.successes >= 1).await;
     until(&mut moves, |s| s.successes >= 1).await;
     drop(moves);
 
-    scrapers.set_targets([(key("stays"), first.url()), (key("moves"), second.url())]);
+    scrapers.set_targets([(key("stays"), target(first.url())), (key("moves"), target(second.url()))]);
     assert!(scrapers.snapshot()["stays"].successes >= 1, "what stays was started over");
     let mut moved = scrapers.subscribe("moves").expect("a target");
     until(&mut moved, |s| s.successes >= 1).await;
@@ -259,7 +276,7 @@ async fn targets_come_go_and_move_while_running() {
     let quiet = async {
         let mut before = asked();
         loop {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            sleep(Duration::from_millis(100)).await;
             let now = asked();
             if now == before {
                 return;

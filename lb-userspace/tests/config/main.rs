@@ -1,6 +1,7 @@
 //! The configuration: what a good file means, and how each bad one is refused.
 
 mod refusals;
+mod scrape;
 mod sources;
 
 use std::fmt::Write as _;
@@ -11,6 +12,7 @@ use guidevane::config::{
     Affinity, Announce, Config, ConfigError, Daemon, Encap, ForwardMode, GpuId, Health, MAX_BYTES, Nvml,
     Policy, Problem, Protocol, Quic, XdpMode,
 };
+use guidevane::signals::ScrapeOptions;
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 
 /// A good file whose lines the refusals below count on.
@@ -87,7 +89,10 @@ fn the_example_file_is_accepted_and_shows_the_defaults() {
     assert_eq!((chat.skip_bytes, chat.duty), (320, None));
     assert_eq!(chat.backends[0].endpoint(), "10.0.0.21:8000".parse().unwrap());
     assert_eq!((chat.backends[0].weight, chat.backends[0].limit), (100, Some(256)));
-    assert_eq!(chat.backends[0].metrics.as_ref().unwrap().path(), "/metrics");
+    let metrics = chat.backends[0].metrics.as_ref().unwrap();
+    assert_eq!(metrics.endpoint.url.to_string(), "http://10.0.0.21:8000/metrics");
+    assert_eq!((metrics.server, metrics.options.clone()), (None, ScrapeOptions::default()));
+    assert_eq!(chat.backends[1].metrics.as_ref().unwrap().endpoint.url.path(), None);
     assert_eq!(embeddings.policy, Policy::Bounded { epsilon: 0.25 });
     assert_eq!(embeddings.backends[0].endpoint(), "[2001:db8:1::21]:8080".parse().unwrap());
     assert_eq!(embeddings.backends[0].metrics, None);

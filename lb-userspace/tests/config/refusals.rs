@@ -210,36 +210,6 @@ fn every_mistake_in_meaning_is_refused_with_its_place_and_remedy() {
         ("negative weight", &[(14, "address = \"10.0.0.21\"\nweight = -1")], "15:10", &["weight is -1"]),
         ("limit", &[(14, "address = \"10.0.0.21\"\nlimit = 0")], "15:9", &["between 1 and 65535"]),
         (
-            "https metrics",
-            &[(14, "address = \"10.0.0.21\"\nmetrics = \"https://a/m\"")],
-            "15:11",
-            &["https is not supported yet"],
-        ),
-        (
-            "metrics without scheme",
-            &[(14, "address = \"10.0.0.21\"\nmetrics = \"/metrics\"")],
-            "15:11",
-            &["no URL", "http://10.0.0.21"],
-        ),
-        (
-            "metrics without host",
-            &[(14, "address = \"10.0.0.21\"\nmetrics = \"http:///metrics\"")],
-            "15:11",
-            &["no URL"],
-        ),
-        (
-            "metrics with only a port",
-            &[(14, "address = \"10.0.0.21\"\nmetrics = \"http://:80/\"")],
-            "15:11",
-            &["no URL"],
-        ),
-        (
-            "metrics with a password",
-            &[(14, "address = \"10.0.0.21\"\nmetrics = \"http://a:b@c/\"")],
-            "15:11",
-            &["password"],
-        ),
-        (
             "epsilon without bounded",
             &[(11, "mode = \"l2\"\nepsilon = 0.25")],
             "12:11",

@@ -331,6 +331,7 @@ impl<'a> Cluster<'a> {
             waiting: Some(f64::from(shown.waiting)),
             kv_usage: Some(shown.kv_usage),
             generation_tokens: Some(shown.tokens as f64),
+            cadence: None,
             taken_start: self.now.saturating_sub(SCRAPE_TRIP),
             taken_end: self.now + SCRAPE_TRIP,
         });
