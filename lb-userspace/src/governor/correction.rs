@@ -102,7 +102,7 @@ impl Correction {
         if age >= self.life() {
             (self.report, self.filtered) = (None, 0.0);
         } else if age < self.life() / 2 {
-            let constant = ((age + cadence).as_secs_f64() * SLOWER_THAN_AGE).max(FASTEST);
+            let constant = (age.saturating_add(cadence).as_secs_f64() * SLOWER_THAN_AGE).max(FASTEST);
             self.filtered += (raw - self.filtered) * -(-step.as_secs_f64() / constant).exp_m1();
         }
     }

@@ -143,6 +143,22 @@ fn shares_follow_the_weights_of_usable_backends() {
     assert_eq!(weights(&[(0, true), (100, false)]), [0, 0]);
 }
 
+#[test]
+fn a_server_that_renews_its_numbers_rarely_is_compared_with_a_longer_past() {
+    // Forty flows end; half a second later the server is asked, and still says forty.
+    let (change, asked) = (Duration::from_secs(2), Duration::from_millis(2500));
+    for (cadence, foreign) in [(None, 40.0), (Some(Duration::from_millis(1200)), 0.0)] {
+        let mut governor = governor(Mode::On);
+        let said = Reported { cadence, ..reported(40.0, 0.0, asked) };
+        run(&mut governor, secs(0), secs(3), |now| {
+            let flows = if now < change { 40 } else { 0 };
+            vec![Input { reported: (now >= asked).then_some(said), ..input([0, 0, flows, 0]) }]
+        });
+        let raw = governor.explain(0).and_then(|explained| explained.correction.raw);
+        assert_eq!(raw, Some(foreign), "renewed every {cadence:?}");
+    }
+}
+
 fn number() -> impl Strategy<Value = Option<f64>> {
     prop_oneof![
         Just(None),
@@ -160,16 +176,18 @@ fn counter() -> impl Strategy<Value = u64> {
 }
 
 fn report() -> impl Strategy<Value = Option<Reported>> {
-    let fields = (number(), number(), number(), number(), 0..200_000_u64, 0..200_000_u64);
-    let report = fields.prop_map(|(running, waiting, kv_usage, generation_tokens, start, end)| Reported {
-        running,
-        waiting,
-        kv_usage,
-        generation_tokens,
-        cadence: None,
-        taken_start: Duration::from_millis(start),
-        taken_end: Duration::from_millis(end),
-    });
+    let cadence = prop_oneof![Just(None), Just(Some(Duration::MAX)), (0..9_u64).prop_map(|s| Some(secs(s)))];
+    let fields = (number(), number(), number(), number(), cadence, 0..200_000_u64, 0..200_000_u64);
+    let report =
+        fields.prop_map(|(running, waiting, kv_usage, generation_tokens, cadence, start, end)| Reported {
+            running,
+            waiting,
+            kv_usage,
+            generation_tokens,
+            cadence,
+            taken_start: Duration::from_millis(start),
+            taken_end: Duration::from_millis(end),
+        });
     proptest::option::of(report)
 }
 

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    exposition::{Sample, label, samples},
+    exposition::{Sample, label, samples_of},
     hardware::{Fault, Hardware},
 };
 
@@ -40,7 +40,7 @@ struct Gpu<'a> {
 /// there is nothing about them in it.
 pub fn read(text: &[u8], gpus: &[String], taken_start: Instant, taken_end: Instant) -> Option<Hardware> {
     let mut found: Vec<Gpu<'_>> = Vec::new();
-    for sample in samples(text).flatten().filter(|sample| sample.name.starts_with("DCGM_FI_")) {
+    for sample in samples_of(text, |name| name.starts_with("DCGM_FI_")).flatten() {
         let Some(number) = label(sample.labels, "gpu") else { continue };
         let named = |name: &String| name == number || label(sample.labels, "UUID") == Some(name);
         if !(0.0..BLANK).contains(&sample.value) || !(gpus.is_empty() || gpus.iter().any(named)) {

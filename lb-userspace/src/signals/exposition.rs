@@ -3,7 +3,9 @@
 //! Format: <https://prometheus.io/docs/instrumenting/exposition_formats/>, version 0.0.4, and the
 //! sample lines of OpenMetrics. It keeps samples only: `HELP`, `TYPE` and other comments are skipped.
 
-use std::fmt;
+use std::{fmt, iter};
+
+use memchr::memchr;
 
 /// One sample line.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,23 +52,63 @@ pub fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
 /// The samples of `text`, in order. A malformed line costs only itself. The last line must be ended
 /// like every other: one that is not was cut off, and half a number is a wrong number.
 pub fn samples(text: &[u8]) -> impl Iterator<Item = Result<Sample<'_>, Malformed>> {
-    text.split_inclusive(|byte| *byte == b'\n').enumerate().filter_map(|(index, line)| {
-        let result = line.strip_suffix(b"\n").ok_or("not ended by a line feed").and_then(parse_line);
+    samples_of(text, |_| true)
+}
+
+/// The same of those alone whose name is `wanted`; of the others nothing but the name is looked at, and
+/// only once where lines in a row share it.
+pub fn samples_of(
+    text: &[u8],
+    wanted: impl Fn(&str) -> bool,
+) -> impl Iterator<Item = Result<Sample<'_>, Malformed>> {
+    let mut unwanted: &[u8] = &[];
+    lines(text).enumerate().filter_map(move |(index, line)| {
+        let result = line.ok_or("not ended by a line feed").and_then(|line| {
+            let Some((name, rest)) = name_of(line, unwanted)? else { return Ok(None) };
+            if wanted(name) {
+                return sample(name, rest).map(Some);
+            }
+            unwanted = name.as_bytes();
+            Ok(None)
+        });
         result.map_err(|what| Malformed { line: index + 1, what }).transpose()
     })
 }
 
-fn parse_line(line: &[u8]) -> Result<Option<Sample<'_>>, &'static str> {
-    let line = std::str::from_utf8(line).map_err(|_invalid| "not UTF-8")?;
-    let line = line.trim_matches(BLANKS);
-    if line.is_empty() || line.starts_with('#') {
+/// The lines, each none if it is not ended.
+fn lines(text: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
+    let mut rest = text;
+    iter::from_fn(move || {
+        let end = memchr(b'\n', rest);
+        let line = end.map(|end| &rest[..end]);
+        let is_over = rest.is_empty();
+        rest = end.map_or(&[], |end| &rest[end + 1..]);
+        (!is_over).then_some(line)
+    })
+}
+
+/// The name in a line of a sample, and what is behind it; none where the name is `unwanted`.
+fn name_of<'a>(line: &'a [u8], unwanted: &[u8]) -> Result<Option<(&'a str, &'a [u8])>, &'static str> {
+    let line = line.trim_ascii_start();
+    if line.is_empty() || line[0] == b'#' {
         return Ok(None);
     }
-    let name_len = name_length(line);
-    if name_len == 0 {
+    if let Some(behind) = line.strip_prefix(unwanted)
+        && !unwanted.is_empty()
+        && matches!(behind.first(), Some(b'{' | b' '))
+    {
+        return Ok(None);
+    }
+    let (name, rest) = line.split_at(name_length(line));
+    if name.is_empty() {
         return Err("no metric name");
     }
-    let (name, rest) = line.split_at(name_len);
+    let name = str::from_utf8(name).map_err(|_invalid| "not UTF-8")?;
+    Ok(Some((name, rest)))
+}
+
+fn sample<'a>(name: &'a str, rest: &'a [u8]) -> Result<Sample<'a>, &'static str> {
+    let rest = str::from_utf8(rest).map_err(|_invalid| "not UTF-8")?;
     let (labels, rest) = match rest.trim_start_matches(BLANKS).strip_prefix('{') {
         Some(rest) => {
             let end = labels_length(rest).ok_or("the labels are not closed")?;
@@ -88,18 +130,17 @@ fn parse_line(line: &[u8]) -> Result<Option<Sample<'_>>, &'static str> {
             }
         }
     }
-    Ok(Some(Sample { name, labels, value }))
+    Ok(Sample { name, labels, value })
 }
 
 const BLANKS: [char; 3] = [' ', '\t', '\r'];
 
-fn name_length(line: &str) -> usize {
-    let is_name = |(index, byte): (usize, u8)| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'_' | b':' => true,
-        b'0'..=b'9' => index > 0,
-        _ => false,
-    };
-    line.bytes().enumerate().take_while(|entry| is_name(*entry)).count()
+fn name_length(line: &[u8]) -> usize {
+    let is_name = |byte: &u8| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'_' | b':' | b'0'..=b'9');
+    match line.first() {
+        Some(b'0'..=b'9') => 0,
+        _ => line.iter().position(|byte| !is_name(byte)).unwrap_or(line.len()),
+    }
 }
 
 /// Where the closing brace is; one within a quoted value closes nothing.
@@ -227,6 +268,16 @@ mod tests {
         }
         let malformed = samples(b"a \xff\n").next();
         assert!(matches!(malformed, Some(Err(m)) if m.what == "not UTF-8"), "{malformed:?}");
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_left_out_however_it_goes_on() {
+        let text = b"a 1\nb x\nb{l=\"1\"} 2\nbc 3\nb\t4\nb\n\nc{ 5\na{} 6\nb 7";
+        let found: Vec<_> =
+            super::samples_of(text, |name| name == "a" || name == "bc" || name == "c").collect();
+        let values: Vec<f64> = found.iter().flatten().map(|sample| sample.value).collect();
+        let lines: Vec<usize> = found.iter().filter_map(|r| r.err()).map(|m| m.line).collect();
+        assert_eq!((values, lines), (vec![1.0, 3.0, 6.0], vec![8, 10]));
     }
 
     #[test]

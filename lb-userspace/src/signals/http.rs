@@ -1,6 +1,8 @@
 //! A client for one server: it keeps the connection between requests and bounds the answers.
 
-use std::{fmt, io, path::PathBuf, str::FromStr, sync::Arc, time::Instant};
+use std::{fmt, future::poll_fn, io, path::PathBuf, pin::pin, str::FromStr, sync::Arc, time::Instant};
+
+use futures::future::BoxFuture;
 
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{
@@ -122,14 +124,57 @@ impl Endpoint {
     }
 }
 
-type Sender = SendRequest<Empty<Bytes>>;
+/// A connection, and the end that takes requests. Nobody works on it but whoever has something to ask: a task of its own
+/// would cost a wake-up of another thread for every piece of an answer.
+struct Link {
+    sender: SendRequest<Empty<Bytes>>,
+    connection: Option<BoxFuture<'static, hyper::Result<()>>>,
+}
+
+impl Link {
+    async fn open(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Self, SourceError> {
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(http_error)?;
+        Ok(Self { sender, connection: Some(Box::pin(connection)) })
+    }
+
+    /// The answer's head, if the connection still lives; its body must be read with [`Link::read`].
+    async fn ask(&mut self, request: Request<Empty<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        let Self { sender, connection } = self;
+        let answer = async {
+            sender.ready().await?;
+            sender.send_request(request).await
+        };
+        alongside(connection, answer).await
+    }
+
+    async fn read(&mut self, incoming: Incoming, body: &mut Vec<u8>) -> Result<(), SourceError> {
+        alongside(&mut self.connection, read_body(incoming, body)).await
+    }
+}
+
+/// Works on a connection for as long as `work` is under way. What went wrong with it, `work` is told by itself.
+async fn alongside<T>(
+    connection: &mut Option<BoxFuture<'static, hyper::Result<()>>>,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        if let Some(running) = connection
+            && running.as_mut().poll(context).is_ready()
+        {
+            *connection = None;
+        }
+        work.as_mut().poll(context)
+    })
+    .await
+}
 
 pub(super) struct HttpClient {
     url: MetricsUrl,
     token: Option<Watched<HeaderValue>>,
     trust: Option<Watched<TlsConnector>>,
     /// Taken while in use: a request that is dropped half-way takes its connection along.
-    idle: Option<Sender>,
+    idle: Option<Link>,
 }
 
 impl HttpClient {
@@ -152,51 +197,47 @@ impl HttpClient {
             *body = Vec::new();
         }
         body.clear();
-        let (sender, response) = match self.request_on_idle_connection(path).await? {
+        let (mut link, response) = match self.ask_on_idle_connection(path).await? {
             Some(answered) => answered,
             None => {
-                let mut sender = self.connect().await?;
-                let response = sender.send_request(self.request(path)?).await.map_err(http_error)?;
-                (sender, response)
+                let mut link = self.connect().await?;
+                let response = link.ask(self.request(path)?).await.map_err(http_error)?;
+                (link, response)
             }
         };
         if response.status() != StatusCode::OK {
             return Err(SourceError::Status(response.status().as_u16()));
         }
-        read_body(response.into_body(), body).await?;
-        self.idle = Some(sender);
+        link.read(response.into_body(), body).await?;
+        self.idle = Some(link);
         Ok(())
     }
 
     /// `None` if there is no connection left or it turns out to be closed: a server may do so at any
     /// time, and it is no failure of the server.
-    async fn request_on_idle_connection(
+    async fn ask_on_idle_connection(
         &mut self,
         path: &str,
-    ) -> Result<Option<(Sender, Response<Incoming>)>, SourceError> {
-        let Some(mut sender) = self.idle.take() else { return Ok(None) };
-        if sender.ready().await.is_err() {
-            return Ok(None);
-        }
+    ) -> Result<Option<(Link, Response<Incoming>)>, SourceError> {
+        let Some(mut link) = self.idle.take() else { return Ok(None) };
         let request = self.request(path)?;
-        Ok(sender.send_request(request).await.ok().map(|response| (sender, response)))
+        Ok(link.ask(request).await.ok().map(|response| (link, response)))
     }
 
-    async fn connect(&mut self) -> Result<Sender, SourceError> {
+    async fn connect(&mut self) -> Result<Link, SourceError> {
         let authority = || self.url.authority().to_owned();
         let host = self.url.host.as_str();
         let stream = TcpStream::connect((host, self.url.port)).await;
         let stream = stream.map_err(|source| SourceError::Connect { authority: authority(), source })?;
         if !self.url.tls {
-            return shake_hands(stream).await;
+            return Link::open(stream).await;
         }
         let failed = |source| SourceError::Tls { authority: authority(), source };
         let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(io::Error::other(error)))?;
         let Some(trust) = &mut self.trust else {
             return Err(failed(io::Error::other("no certificates to trust are configured")));
         };
-        let stream = trust.get(Instant::now())?.connect(name, stream).await.map_err(failed)?;
-        shake_hands(stream).await
+        Link::open(trust.get(Instant::now())?.connect(name, stream).await.map_err(failed)?).await
     }
 
     fn request(&mut self, path: &str) -> Result<Request<Empty<Bytes>>, SourceError> {
@@ -212,15 +253,6 @@ impl HttpClient {
         }
         Ok(request)
     }
-}
-
-async fn shake_hands(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-) -> Result<Sender, SourceError> {
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(http_error)?;
-    // Ends with the sender; its error reaches whoever waits for an answer.
-    tokio::spawn(connection);
-    Ok(sender)
 }
 
 async fn read_body(mut incoming: Incoming, body: &mut Vec<u8>) -> Result<(), SourceError> {

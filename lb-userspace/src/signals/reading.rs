@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use super::{
-    exposition::{Sample, label, samples},
+    exposition::{Sample, label, samples_of},
     observation::{Observation, Totals},
     servers::{FIELDS, Field, SERVERS, Server, ServerKind, wanted},
 };
@@ -19,7 +19,7 @@ pub fn read(
     taken_end: Instant,
 ) -> Option<Observation> {
     let mut all = [Values::default(); SERVERS.len()];
-    for sample in samples(text).flatten() {
+    for sample in samples_of(text, |name| !wanted(name).is_empty()).flatten() {
         for (at, metric) in wanted(sample.name) {
             let has = |(name, value)| label(sample.labels, name) == Some(value);
             if metric.label.is_none_or(has) && !repeats(&SERVERS[*at], &sample) {
@@ -52,8 +52,9 @@ impl Values {
         }
     }
 
+    /// None, too, of a sum that is none any more.
     fn get(&self, field: Field) -> Option<f64> {
-        self.0[field as usize]
+        self.0[field as usize].filter(|value| value.is_finite())
     }
 
     fn tell_load(&self) -> bool {
