@@ -5,7 +5,7 @@
 
 use std::{fmt, sync::LazyLock, time::Duration};
 
-/// An inference server that can be read.
+/// An inference server that can be read, in the order in which an answer that fits several is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ServerKind {
     /// vLLM, alone or under Triton or a NIM.
@@ -39,10 +39,9 @@ impl ServerKind {
         SERVERS.iter().map(|server| server.name)
     }
 
-    /// Its row of the table.
+    /// Its row of the table, which is in the order of the kinds.
     pub(super) fn server(self) -> &'static Server {
-        let known = SERVERS.iter().find(|server| server.kind == self);
-        known.expect("every kind has a row, as a test shows")
+        &SERVERS[self as usize]
     }
 }
 
@@ -155,9 +154,9 @@ const STEP: Duration = Duration::from_millis(50);
 
 const MILLISECONDS: f64 = 1e-3;
 
-/// All servers. Where an answer fits several, the first counts, so wrappers stand behind what they wrap: a Triton or
+/// All servers, by [`ServerKind`]. Where an answer fits several, the first counts, so wrappers stand behind what they wrap: a Triton or
 /// NIM that runs vLLM shows vLLM's names too, and those are fresher.
-pub(super) static SERVERS: &[Server] = &[
+pub(super) static SERVERS: [Server; ServerKind::Nim as usize + 1] = [
     // Gauges are set at each engine step, a series an engine (data-parallel rank) and model.
     Server {
         kind: ServerKind::Vllm,
@@ -397,7 +396,8 @@ mod tests {
 
     #[test]
     fn every_server_has_one_name_and_is_found_by_it() {
-        for server in SERVERS {
+        for (at, server) in SERVERS.iter().enumerate() {
+            assert_eq!(server.kind as usize, at, "{} is out of order", server.name);
             assert_eq!(ServerKind::from_name(server.name), Some(server.kind));
             assert_eq!(server.kind.to_string(), server.name);
             assert!(server.path.starts_with('/'), "{}", server.name);
@@ -419,7 +419,7 @@ mod tests {
         ] {
             assert_eq!(wanted(name).len(), expected, "{name}");
         }
-        for server in SERVERS {
+        for server in &SERVERS {
             for metric in server.metrics {
                 let found = wanted(metric.name).iter().any(|(_, found)| std::ptr::eq(*found, metric));
                 assert!(found, "{}", metric.name);
