@@ -261,7 +261,7 @@ async fn a_dcgm_exporter_tells_of_the_gpus_that_were_named() {
         options: options(),
     };
     let board = Arc::new(Board::default());
-    ["all", "first"].map(|key| board.enter(&key.into()));
+    ["all", "first"].iter().for_each(|key| board.enter(&(*key).into()));
     let mut scrapers = Scrapers::new(Arc::clone(&board));
     scrapers.set_exporters([("all".into(), target(&[])), ("first".into(), target(&["0"]))]);
     for (key, utilization) in [("all", 0.9), ("first", 0.1)] {
