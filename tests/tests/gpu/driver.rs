@@ -88,6 +88,30 @@ fn samples_that_were_seen_are_no_news_and_what_has_no_samples_is_asked_plainly()
 }
 
 #[test]
+fn a_process_without_a_new_sample_is_no_news_until_it_must_have_ended() {
+    let mut standin = one(Gpu { processes: vec![Process { pid: 10, time: 40 }], ..Gpu::default() });
+    let library = open(&standin);
+    let mut session = library.session();
+    let uuid = standin.uuid(0);
+    assert!(
+        matches!(session.ask(&uuid, Question::ProcessTime), Ok(Answer::ProcessTime(times)) if times.len() == 1)
+    );
+    standin.change(|script| script.gpus[0].processes.clear());
+    assert_eq!(session.ask(&uuid, Question::ProcessTime), Err(DriverError::NoData));
+    let until = Instant::now() + PATIENCE;
+    while session.ask(&uuid, Question::ProcessTime) != Ok(Answer::ProcessTime(Vec::new())) {
+        assert!(Instant::now() < until, "it never ends");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut fresh = library.session();
+    assert_eq!(
+        fresh.ask(&uuid, Question::ProcessTime),
+        Ok(Answer::ProcessTime(Vec::new())),
+        "nothing ever ran"
+    );
+}
+
+#[test]
 fn instances_are_listed_and_asked_what_they_have_themselves() {
     let instance = |number: u32| Instance {
         uuid: format!("MIG-{number}"),

@@ -1,6 +1,9 @@
 //! Questions to the driver, and what has to be kept from one to the next.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use nvml_wrapper::{
     Device, GpmSample,
@@ -23,6 +26,10 @@ use crate::gpu::{
 /// The performance monitor's samples must lie at least this far apart (`nvmlGpmSampleGet` in `nvml.h`).
 pub const GPM_SPACING: Duration = Duration::from_millis(100);
 
+/// The driver samples the time of processes once a second at the least: for so long an answer without a sample says
+/// nothing, and after it that nothing ran.
+const PROCESS_SAMPLING: Duration = Duration::from_millis(1500);
+
 /// What is asked of the performance monitor.
 const GPM_METRICS: [GpmMetricId; 5] = [
     GpmMetricId::GraphicsUtil,
@@ -41,7 +48,10 @@ struct Known<'a> {
     /// The newest sample of utilization, and of time by process, on the driver's clock.
     sampled: u64,
     processes_sampled: u64,
-    gpm: Option<GpmSample<'a>>,
+    /// When there last was a new sample of time by process.
+    processes_heard: Option<Instant>,
+    /// The last sample of the performance monitor, and when it was taken.
+    gpm: Option<(Instant, GpmSample<'a>)>,
 }
 
 /// The [`Driver`] of one thread.
@@ -69,7 +79,14 @@ impl<'a> Session<'a> {
             // What was learned of it stays: only new samples count.
             Some(known) => (known.device, known.gpu_instance) = (device, gpu_instance),
             None => {
-                let known = Known { device, gpu_instance, sampled: 0, processes_sampled: 0, gpm: None };
+                let known = Known {
+                    device,
+                    gpu_instance,
+                    sampled: 0,
+                    processes_sampled: 0,
+                    processes_heard: None,
+                    gpm: None,
+                };
                 self.devices.insert(uuid.clone(), known);
             }
         }
@@ -180,10 +197,14 @@ impl<'a> Known<'a> {
     fn process_time(&mut self, library: &Library) -> Result<Answer, DriverError> {
         let since = self.processes_sampled;
         let samples = match library.call(|| self.device.process_utilization_stats(since)) {
-            // Nothing ran.
             Err(DriverError::NoData) => Vec::new(),
             samples => samples?,
         };
+        if samples.iter().any(|sample| sample.timestamp > since) {
+            self.processes_heard = Some(Instant::now());
+        } else if self.processes_heard.is_some_and(|heard| heard.elapsed() < PROCESS_SAMPLING) {
+            return Err(DriverError::NoData);
+        }
         self.processes_sampled = samples.iter().map(|sample| sample.timestamp).fold(since, u64::max);
         // The driver may give samples that it gave before, and several of one process.
         let mut sums: HashMap<u32, (f64, f64)> = HashMap::new();
@@ -202,10 +223,13 @@ impl<'a> Known<'a> {
         Ok(Answer::Power(Power { draw_watts, limit_watts }))
     }
 
-    /// Between the last sample and a new one, which becomes the last: whoever asks keeps [`GPM_SPACING`].
+    /// Between the last sample and a new one, which becomes the last.
     fn gpm(&mut self, library: &'a Library) -> Result<Answer, DriverError> {
         if !library.call(|| self.device.gpm_support())? {
             return Err(DriverError::Unsupported);
+        }
+        if self.gpm.as_ref().is_some_and(|(taken, _)| taken.elapsed() < GPM_SPACING) {
+            return Err(DriverError::NoData);
         }
         let sample = match self.gpu_instance {
             // The monitor of an instance is asked through the whole GPU.
@@ -215,9 +239,14 @@ impl<'a> Known<'a> {
             }
             None => library.call(|| self.device.gpm_sample())?,
         };
-        let Some(before) = self.gpm.replace(sample) else { return Err(DriverError::NoData) };
-        let Some(sample) = &self.gpm else { return Err(DriverError::NoData) };
-        let metrics = library.call(|| gpm_metrics_get(&library.nvml, &before, sample, &GPM_METRICS))?;
+        let now = Instant::now();
+        let Some((_, before)) = self.gpm.take() else {
+            self.gpm = Some((now, sample));
+            return Err(DriverError::NoData);
+        };
+        let metrics = library.call(|| gpm_metrics_get(&library.nvml, &before, &sample, &GPM_METRICS));
+        self.gpm = Some((now, sample));
+        let metrics = metrics?;
         let value = |at: usize| metrics.get(at)?.as_ref().ok().map(|metric| part(metric.value));
         Ok(Answer::Gpm(Gpm {
             graphics: value(0),
