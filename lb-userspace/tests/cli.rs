@@ -7,11 +7,12 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use guidevane::api::{
-    AdminState, Backend, Candidate, Change, CommandError, Daemon, Events, FlowEvent, Flows, GovernorMode,
-    Gpu, Handler, Health, HealthState, Interface, Kernel, Lost, NatSource, NextHop, Nvml, Outcome, Reported,
-    Server, Snapshot, TraceRequest, Tracing, Vip, Why,
+    AdminState, Backend, Candidate, Change, CommandError, Correction, Daemon, Damping, Events, Explanation,
+    FlowEvent, Flows, GovernorRequest, Gpu, Handler, HardwareFactor, Health, HealthState, Interface, Kernel,
+    Limit, LimitOrigin, Lost, Measure, ModeChange, NatSource, NextHop, Nvml, Outcome, Reported, Server,
+    Slowness, Snapshot, Terms, TraceRequest, Tracing, Vip, Why,
 };
-use guidevane::config::{Encap, ForwardMode, PolicyKind, Protocol, XdpMode};
+use guidevane::config::{Encap, ForwardMode, GovernorMode, PolicyKind, Protocol, XdpMode};
 use guidevane::dataplane::build::Build;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -92,6 +93,7 @@ fn snapshot() -> Snapshot {
         protocol: Protocol::Tcp,
         mode: ForwardMode::L2,
         policy: PolicyKind::Least,
+        governor: GovernorMode::On,
         packets: 9_876_543,
         bytes: 1_234_567_890,
         new_flows: 4321,
@@ -131,7 +133,6 @@ fn snapshot() -> Snapshot {
             version: "0.1.0".to_owned(),
             uptime_seconds: 3725.8,
             tick_seconds: 0.005,
-            governor_mode: GovernorMode::On,
             kernel: Kernel {
                 sha256: "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef".to_owned(),
                 build: Build::Modern,
@@ -156,14 +157,14 @@ fn snapshot() -> Snapshot {
 }
 
 const TABLE: &str = "\
-guidevane 0.1.0, up 1h 2m 5s; governor on, every 5ms
+guidevane 0.1.0, up 1h 2m 5s; a tick every 5ms
 kernel program 0123456789ab (modern) on eth0 (native), not pinned
 flow table: 1234 of 1048576 slots used, 5 evictions
 
-VIP    ADDRESS             PROTOCOL  MODE             POLICY       NEW_FLOWS  PACKETS       BYTES
-chat   10.0.0.10:8000      tcp       l2               least             4321  9876543  1234567890
-code   [2001:db8::10]:80   tcp       nat (one-armed)  round-robin          0        0           0
-voice  [2001:db8::10]:any  udp       tunnel (gue)     round-robin          0        0           0
+VIP    ADDRESS             PROTOCOL  MODE             POLICY       GOVERNOR  NEW_FLOWS  PACKETS       BYTES
+chat   10.0.0.10:8000      tcp       l2               least        on             4321  9876543  1234567890
+code   [2001:db8::10]:80   tcp       nat (one-armed)  round-robin  on                0        0           0
+voice  [2001:db8::10]:any  udp       tunnel (gue)     round-robin  on                0        0           0
 
 VIP   BACKEND  HEALTH   ADMIN     OPENING  AWAITING  STREAMING  IDLE  COST  SHARE_PCT  REQUESTS  TTFT_P50_MS  TTFT_P99_MS  REASON
 chat  gpu-0    up       active          1         2         30     4  1.26       62.5    123456        137.4       1250.0  -
@@ -182,14 +183,14 @@ no-backend        17
 ";
 
 const WIDE: &str = "\
-guidevane 0.1.0, up 1h 2m 5s; governor on, every 5ms
+guidevane 0.1.0, up 1h 2m 5s; a tick every 5ms
 kernel program 0123456789ab (modern) on eth0 (native), not pinned
 flow table: 1234 of 1048576 slots used, 5 evictions
 
-VIP    ADDRESS             PROTOCOL  MODE             POLICY       NEW_FLOWS  PACKETS       BYTES
-chat   10.0.0.10:8000      tcp       l2               least             4321  9876543  1234567890
-code   [2001:db8::10]:80   tcp       nat (one-armed)  round-robin          0        0           0
-voice  [2001:db8::10]:any  udp       tunnel (gue)     round-robin          0        0           0
+VIP    ADDRESS             PROTOCOL  MODE             POLICY       GOVERNOR  NEW_FLOWS  PACKETS       BYTES
+chat   10.0.0.10:8000      tcp       l2               least        on             4321  9876543  1234567890
+code   [2001:db8::10]:80   tcp       nat (one-armed)  round-robin  on                0        0           0
+voice  [2001:db8::10]:any  udp       tunnel (gue)     round-robin  on                0        0           0
 
 VIP   BACKEND  ADDRESS                HEALTH   ADMIN     WEIGHT  LIMIT  OPENING  AWAITING  STREAMING  IDLE  COST  CORRECTION  SHARE_PCT  REQUESTS  UNANSWERED  TTFT_P50_MS  TTFT_P99_MS  PACKETS       BYTES  RUNNING  WAITING  KV_PCT  REPORT_AGE_MS  NEXT_HOP                 MTU  REASON
 chat  gpu-0    10.0.0.21:8000         up       active       100     32        1         2         30     4  1.26        -2.5       62.5    123456           0        137.4       1250.0  9876543  1234567890       31        2    87.3           42.1  52:54:00:00:00:21%eth0  9000  -
@@ -208,6 +209,51 @@ no-backend        17
 
 PASS_REASON    PACKETS
 not-for-a-vip       42
+";
+
+fn explanation() -> Explanation {
+    let written = Terms { cost: 1.0, correction: 0.0, limit: Some(32) };
+    Explanation {
+        backend: "gpu-0".to_owned(),
+        vip: "chat".to_owned(),
+        policy: PolicyKind::Least,
+        governor: GovernorMode::Observe,
+        written,
+        proposed: Terms { cost: 1.875, correction: 3.25, limit: Some(32) },
+        cost_by_weight: 1.0,
+        target: 1.95,
+        factor: 1.875,
+        waits_for: Some(Damping::Slew),
+        slowness: Slowness {
+            factor: 1.5,
+            measured: Some(1.5),
+            band: 1.05,
+            by: Some(Measure::Tokens),
+            age_seconds: Some(0.43),
+        },
+        hardware: HardwareFactor { factor: 1.3, now: Some(1.3), learned: 1.0, age_seconds: Some(0.9) },
+        saturation: 1.0,
+        slow_start: 1.0,
+        correction: Correction { reported: Some(4.0), smoothed: 3.25, age_seconds: Some(0.2) },
+        limit: Limit { flows: Some(32), origin: LimitOrigin::Configured },
+        first_progress_seconds: Some(0.1374),
+    }
+}
+
+const EXPLAINED: &str = "\
+gpu-0 of chat: policy least, governor observe
+
+TERM         VALUE  WHY
+cost          1.00  1.00 by weight; the factors below: 1.88 of 1.95, on its way
+slowness      1.50  1.50 beside the others by tokens, 0.4 s ago; up to 1.05 is noise
+hardware      1.30  GPUs say 1.30, 0.9 s ago; 1.00 when slowness was measured
+saturation    1.00  KV cache and queue, from its reports
+slow start    1.00  above 1 for a while after it comes back
+correction    +0.0  +4.0 flows beyond ours reported 0.2 s ago; smoothed +3.2
+limit           32  configured
+ttfb           137  ms to first progress, lately
+
+If the governor were on: cost 1.88, correction +3.2, limit 32
 ";
 
 /// A daemon that shows the snapshot above and has one backend to drain.
@@ -310,6 +356,21 @@ impl Handler for FakeDaemon {
 
     async fn resume(&self, backend: &str) -> Result<Change, CommandError> {
         self.set(backend, AdminState::Active)
+    }
+
+    async fn explain(&self, backend: &str) -> Result<Explanation, CommandError> {
+        match backend {
+            "gpu-0" => Ok(explanation()),
+            _ => Err(CommandError::UnknownBackend { name: backend.to_owned() }),
+        }
+    }
+
+    async fn governor(&self, request: &GovernorRequest) -> Result<Vec<ModeChange>, CommandError> {
+        let before = GovernorMode::On;
+        let after = request.mode.unwrap_or(before);
+        let vips = ["chat", "code"].into_iter();
+        let meant = vips.filter(|vip| request.vip.as_deref().is_none_or(|name| name == *vip));
+        Ok(meant.map(|vip| ModeChange { vip: vip.to_owned(), before, after }).collect())
     }
 }
 
@@ -426,6 +487,28 @@ fn drain_and_resume_print_old_and_new_state() {
     assert_output(&backends("drain"), SUCCESS, "gpu-0: active -> draining\n", "");
     assert_output(&backends("drain"), SUCCESS, "gpu-0: draining -> draining\n", "");
     assert_output(&backends("resume"), SUCCESS, "gpu-0: draining -> active\n", "");
+}
+
+#[test]
+fn an_explanation_names_each_term_and_where_it_comes_from() {
+    let running = Running::start();
+    assert_output(&running.guidevane(&["backends", "explain", "gpu-0"]), SUCCESS, EXPLAINED, "");
+    let json = running.guidevane(&["backends", "explain", "gpu-0", "-o", "json"]);
+    assert_eq!(serde_json::from_slice::<Explanation>(&json.stdout).unwrap(), explanation());
+    let unknown = running.guidevane(&["backends", "explain", "gpu-9"]);
+    let refused = "error: no backend is named `gpu-9`; `guidevane status` lists them\n";
+    assert_output(&unknown, FAILURE, "", refused);
+}
+
+#[test]
+fn the_governors_mode_is_shown_changed_and_tried() {
+    let running = Running::start();
+    let shown = running.guidevane(&["governor"]);
+    assert_output(&shown, SUCCESS, "chat: on\ncode: on\n", "");
+    let changed = running.guidevane(&["governor", "freeze", "--vip", "code"]);
+    assert_output(&changed, SUCCESS, "code: on -> freeze\n", "");
+    let tried = running.guidevane(&["governor", "observe", "--dry-run"]);
+    assert_output(&tried, SUCCESS, "chat: on -> observe (not done)\ncode: on -> observe (not done)\n", "");
 }
 
 #[test]

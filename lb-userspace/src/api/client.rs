@@ -6,7 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Change, FlowEvent, Request, Response, Snapshot, TraceRequest, Traced};
+use super::{
+    Change, Explanation, FlowEvent, GovernorRequest, ModeChange, Request, Response, Snapshot, TraceRequest,
+    Traced,
+};
 
 /// Longest wait for an answer; a daemon answers within milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -107,6 +110,28 @@ impl Client {
         self.command(&Request::Resume { backend: backend.to_owned() })
     }
 
+    /// Why a backend costs what it costs.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn explain(&mut self, backend: &str) -> Result<Explanation, ClientError> {
+        match self.request(&Request::Explain { backend: backend.to_owned() })? {
+            Response::Explanation(explanation) => Ok(*explanation),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Says what the governor does, and changes it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn governor(&mut self, request: &GovernorRequest) -> Result<Vec<ModeChange>, ClientError> {
+        match self.request(&Request::Governor(request.clone()))? {
+            Response::Governed(changes) => Ok(changes),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
     /// Begins a trace.
     ///
     /// # Errors
@@ -169,6 +194,8 @@ impl Client {
         let kind = match response {
             Response::Status(_) => "a status",
             Response::Change(_) => "a change",
+            Response::Explanation(_) => "an explanation",
+            Response::Governed(_) => "what the governor does",
             Response::Event(_) => "an event",
             Response::Traced(_) => "the end of a trace",
             Response::Error { .. } => "an error",

@@ -4,6 +4,8 @@
 //! {"status":{}}                     {"status":{"daemon":{..},"vips":[..],"drops":{..},"passes":{..}}}
 //! {"drain":{"backend":"gpu-0"}}     {"change":{"backend":"gpu-0","before":"active","after":"draining"}}
 //! {"resume":{"backend":"gpu-9"}}    {"error":{"message":"no backend is named `gpu-9`; .."}}
+//! {"explain":{"backend":"gpu-0"}}   {"explanation":{"backend":"gpu-0","vip":"chat","written":{..},..}}
+//! {"governor":{"mode":"observe"}}   {"governed":[{"vip":"chat","before":"on","after":"observe"}]}
 //! {"trace":{"vip":"chat"}}          {"event":{..}} {"event":{..}} .. {"traced":{"events":2,"lost":{..}}}
 //! ```
 //!
@@ -12,6 +14,7 @@
 //! Owns the wire format and both ends of it. It decides nothing: the daemon answers through [`Handler`].
 
 mod client;
+mod explanation;
 mod server;
 mod snapshot;
 mod trace;
@@ -20,11 +23,16 @@ use std::future::Future;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::GovernorMode;
+
 pub use client::{Client, ClientError, Tracer};
+pub use explanation::{
+    Correction, Damping, Explanation, HardwareFactor, Limit, LimitOrigin, Measure, Slowness, Terms,
+};
 pub use server::{BindError, Server};
 pub use snapshot::{
-    AdminState, Backend, Daemon, Events, Flows, GovernorMode, Gpu, Health, HealthState, Interface, Kernel,
-    NatSource, NextHop, Nvml, Reported, Snapshot, Vip,
+    AdminState, Backend, Daemon, Events, Flows, Gpu, Health, HealthState, Interface, Kernel, NatSource,
+    NextHop, Nvml, Reported, Snapshot, Vip,
 };
 pub use trace::{Candidate, FlowEvent, Lack, Lost, Outcome, TraceRequest, Traced, Tracing, Why};
 
@@ -47,8 +55,25 @@ pub enum Request {
         /// Name of the backend.
         backend: String,
     },
+    /// Why a backend costs what it costs.
+    Explain {
+        /// Name of the backend.
+        backend: String,
+    },
+    /// What the governor does for VIPs, and what it shall do.
+    Governor(GovernorRequest),
     /// Events of new flows as they come.
     Trace(TraceRequest),
+}
+
+/// What is wanted of the governor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GovernorRequest {
+    /// What it shall do, until the next restart or reload; without it nothing changes.
+    pub mode: Option<GovernorMode>,
+    /// For this VIP alone.
+    pub vip: Option<String>,
 }
 
 /// The response to a [`Request`].
@@ -59,6 +84,10 @@ pub enum Response {
     Status(Box<Snapshot>),
     /// To `drain` and `resume`.
     Change(Change),
+    /// To `explain`.
+    Explanation(Box<Explanation>),
+    /// To `governor`, for each VIP that was meant.
+    Governed(Vec<ModeChange>),
     /// To `trace`, once for each event.
     Event(Box<FlowEvent>),
     /// To `trace`, at its end.
@@ -81,6 +110,17 @@ pub struct Change {
     pub after: AdminState,
 }
 
+/// What the governor did for a VIP and does now; both are the same if there was nothing to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModeChange {
+    /// Name of the VIP.
+    pub vip: String,
+    /// Before the command.
+    pub before: GovernorMode,
+    /// Since.
+    pub after: GovernorMode,
+}
+
 /// Why the daemon did not carry out a command.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
@@ -101,6 +141,15 @@ pub enum CommandError {
     UnknownVip {
         /// Name that was asked for.
         name: String,
+    },
+    /// The governor's thread is late by seconds, or gone.
+    #[error("the governor does not answer; `guidevane status` shows whether the daemon still works")]
+    Silent,
+    /// A new mode could not be applied.
+    #[error("the governor's mode is unchanged: {reason}")]
+    Mode {
+        /// What went wrong.
+        reason: String,
     },
     /// The data plane refused.
     #[error("backend `{name}` is unchanged: {reason}")]
@@ -125,6 +174,15 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Gives new flows to a backend again.
     fn resume(&self, backend: &str) -> impl Future<Output = Result<Change, CommandError>> + Send;
+
+    /// Why a backend costs what it costs.
+    fn explain(&self, backend: &str) -> impl Future<Output = Result<Explanation, CommandError>> + Send;
+
+    /// Says what the governor does, and changes it.
+    fn governor(
+        &self,
+        request: &GovernorRequest,
+    ) -> impl Future<Output = Result<Vec<ModeChange>, CommandError>> + Send;
 
     /// Begins a trace, which lasts until it is dropped; `count` is not its business.
     fn trace(&self, request: &TraceRequest)

@@ -152,6 +152,12 @@ async fn converse<H: Handler>(stream: UnixStream, handler: &H) -> io::Result<()>
                 Ok(Request::Status {}) => answer(handler.status().await, |it| Response::Status(Box::new(it))),
                 Ok(Request::Drain { backend }) => answer(handler.drain(&backend).await, Response::Change),
                 Ok(Request::Resume { backend }) => answer(handler.resume(&backend).await, Response::Change),
+                Ok(Request::Explain { backend }) => {
+                    answer(handler.explain(&backend).await, |it| Response::Explanation(Box::new(it)))
+                }
+                Ok(Request::Governor(request)) => {
+                    answer(handler.governor(&request).await, Response::Governed)
+                }
                 Err(error) => refusal(format!("not a request: {error}")),
             },
             Line::TooLong => refusal(format!("the request is longer than {MAX_REQUEST_BYTES} bytes")),

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ForwardMode, PolicyKind, Protocol, XdpMode};
+use crate::config::{ForwardMode, GovernorMode, PolicyKind, Protocol, XdpMode};
 use crate::dataplane::build::Build;
 
 /// Everything at one moment. Counters count from the load of the kernel program on.
@@ -32,8 +32,6 @@ pub struct Daemon {
     pub uptime_seconds: f64,
     /// Time from one governor tick to the next.
     pub tick_seconds: f64,
-    /// What the governor may do.
-    pub governor_mode: GovernorMode,
     /// The kernel program.
     pub kernel: Kernel,
     /// The flow table.
@@ -68,20 +66,6 @@ pub struct Events {
     pub sample: u32,
     /// Events that the kernel had no room for.
     pub lost: u64,
-}
-
-/// What the governor may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum GovernorMode {
-    /// Costs are computed and shown; the kernel runs least connections.
-    Observe,
-    /// Costs are the configured weights.
-    Static,
-    /// Costs steer.
-    On,
-    /// Costs stay as they were.
-    Freeze,
 }
 
 /// The kernel program.
@@ -144,6 +128,8 @@ pub struct Vip {
     pub mode: ForwardMode,
     /// How a new flow's backend is picked.
     pub policy: PolicyKind,
+    /// What the governor does for it.
+    pub governor: GovernorMode,
     /// Packets from clients that were forwarded.
     pub packets: u64,
     /// Bytes of those, with their Ethernet headers.
@@ -277,17 +263,6 @@ pub struct Reported {
     pub kv_usage: Option<f64>,
     /// Age of the report.
     pub age_seconds: f64,
-}
-
-impl fmt::Display for GovernorMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Observe => "observe",
-            Self::Static => "static",
-            Self::On => "on",
-            Self::Freeze => "freeze",
-        })
-    }
 }
 
 impl fmt::Display for HealthState {

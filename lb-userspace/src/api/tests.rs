@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use super::{
-    AdminState, BindError, Change, Client, ClientError, CommandError, Daemon, Events, FlowEvent, Flows,
-    GovernorMode, Handler, Kernel, Lost, MAX_REQUEST_BYTES, Outcome, Server, Snapshot, TraceRequest, Traced,
-    Tracing, Why,
+    AdminState, BindError, Change, Client, ClientError, CommandError, Daemon, Events, Explanation, FlowEvent,
+    Flows, GovernorRequest, Handler, Kernel, Lost, MAX_REQUEST_BYTES, ModeChange, Outcome, Server, Snapshot,
+    TraceRequest, Traced, Tracing, Why,
 };
-use crate::config::PolicyKind;
+use crate::config::{GovernorMode, PolicyKind};
 use crate::dataplane::build::Build;
 
 struct FakeDaemon {
@@ -90,7 +90,6 @@ impl Handler for FakeDaemon {
                 version: "0.1.0".to_owned(),
                 uptime_seconds: 1.5,
                 tick_seconds: 0.005,
-                governor_mode: GovernorMode::On,
                 kernel: Kernel {
                     sha256: "00".to_owned(),
                     build: Build::Modern,
@@ -114,6 +113,15 @@ impl Handler for FakeDaemon {
 
     async fn resume(&self, backend: &str) -> Result<Change, CommandError> {
         self.set(backend, AdminState::Active)
+    }
+
+    async fn explain(&self, _: &str) -> Result<Explanation, CommandError> {
+        Err(CommandError::Silent)
+    }
+
+    async fn governor(&self, request: &GovernorRequest) -> Result<Vec<ModeChange>, CommandError> {
+        let after = request.mode.unwrap_or_default();
+        Ok(vec![ModeChange { vip: "chat".to_owned(), before: GovernorMode::On, after }])
     }
 }
 

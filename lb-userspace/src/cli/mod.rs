@@ -2,6 +2,7 @@
 //! is handed in as a function.
 
 mod decap;
+mod explain;
 mod gpu;
 mod status;
 mod table;
@@ -60,9 +61,11 @@ enum Command {
     Decap(decap::DecapArgs),
     /// Show what the driver of this host's GPUs tells
     Gpu(gpu::GpuArgs),
-    /// Take backends out of service and put them back
+    /// Explain backends, take them out of service and put them back
     #[command(subcommand)]
     Backends(BackendsCommand),
+    /// Say what the governor does for VIPs, and change it
+    Governor(explain::GovernorArgs),
     /// Work on a configuration file without a daemon
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -90,6 +93,8 @@ enum Output {
 
 #[derive(Debug, Subcommand)]
 enum BackendsCommand {
+    /// Say why a backend costs what it costs
+    Explain(explain::ExplainArgs),
     /// Send a backend no new flows; those it has stay
     Drain {
         /// Name of the backend
@@ -142,6 +147,8 @@ fn dispatch(cli: Cli, run: impl FnOnce(Config, &Path) -> anyhow::Result<()>) -> 
         Command::Trace(args) => trace::run(connect()?, &args),
         Command::Gpu(args) => gpu::run(&args, io::stdout().is_terminal() && colour_wanted()),
         Command::Decap(args) => decap::run(&args),
+        Command::Governor(args) => explain::governor(connect()?, &args),
+        Command::Backends(BackendsCommand::Explain(args)) => explain::explain(connect()?, &args),
         Command::Backends(BackendsCommand::Drain { name }) => print_change(&connect()?.drain(&name)?),
         Command::Backends(BackendsCommand::Resume { name }) => print_change(&connect()?.resume(&name)?),
         Command::Config(ConfigCommand::Check { file }) => check(&file),

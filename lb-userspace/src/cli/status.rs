@@ -34,7 +34,7 @@ pub(super) fn render(snapshot: &Snapshot, wide: bool, colour: bool) -> String {
 }
 
 fn summary(daemon: &Daemon) -> String {
-    let Daemon { version, uptime_seconds, tick_seconds, governor_mode, kernel, flows, events, .. } = daemon;
+    let Daemon { version, uptime_seconds, tick_seconds, kernel, flows, events, .. } = daemon;
     let uptime = format_duration(Duration::from_secs(seconds(*uptime_seconds).as_secs()));
     let tick = format_duration(seconds(*tick_seconds));
     let hash = kernel.sha256.get(..SHORT_HASH).unwrap_or(&kernel.sha256);
@@ -52,7 +52,7 @@ fn summary(daemon: &Daemon) -> String {
         (sample, lost) => format!("tracing 1 in {sample} new flows; {lost} events lost so far\n"),
     };
     format!(
-        "guidevane {version}, up {uptime}; governor {governor_mode}, every {tick}\n\
+        "guidevane {version}, up {uptime}; a tick every {tick}\n\
          kernel program {hash} ({}) on {interfaces}, {pinned}\n\
          flow table: {} of {} slots used, {} evictions\n{traced}",
         kernel.build.name(),
@@ -75,6 +75,7 @@ fn vip_columns<'a>() -> Vec<Column<&'a Vip>> {
         words("PROTOCOL", |vip| cell(vip.protocol)),
         words("MODE", |vip| cell(vip.mode)),
         words("POLICY", |vip| cell(vip.policy)),
+        words("GOVERNOR", |vip| cell(vip.governor)),
         numbers("NEW_FLOWS", |vip| cell(vip.new_flows)),
         numbers("PACKETS", |vip| cell(vip.packets)),
         numbers("BYTES", |vip| cell(vip.bytes)),

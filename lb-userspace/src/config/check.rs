@@ -26,7 +26,13 @@ pub(super) fn config(source: &Source<'_>, raw: RawConfig) -> Result<Config, Conf
     let nat = sources::nat(source, &raw.nat, &interfaces, &raw.vip)?;
     let nvml = nvml::nvml(source, raw.nvml)?;
     let scrape = scrape::scrape(source, &raw.scrape)?;
-    let around = vip::Around { interfaces: &interfaces, tunnel: &tunnel, nat: &nat, scrape: &scrape };
+    let around = vip::Around {
+        interfaces: &interfaces,
+        tunnel: &tunnel,
+        nat: &nat,
+        scrape: &scrape,
+        governor: daemon.governor,
+    };
     let vips = vip::vips(source, raw.vip, &around)?;
     Ok(Config { daemon, health, tunnel, nat, nvml, interfaces, vips })
 }
@@ -44,6 +50,7 @@ fn daemon(source: &Source<'_>, raw: RawDaemon) -> Result<Daemon, ConfigError> {
         idle_after: time("idle_after", &raw.idle_after, default.idle_after, IDLE_AFTER)?,
         idle_timeout: time("idle_timeout", &raw.idle_timeout, default.idle_timeout, FLOW_TIMEOUT)?,
         udp_timeout: time("udp_timeout", &raw.udp_timeout, default.udp_timeout, FLOW_TIMEOUT)?,
+        governor: raw.governor.unwrap_or(default.governor),
     })
 }
 

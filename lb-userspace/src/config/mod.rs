@@ -28,7 +28,7 @@ use crate::signals::{DcgmTarget, Target};
 pub use error::{ConfigError, Place, Problem};
 pub use nvml::{GpuId, Nvml};
 pub use sources::{Nat, Prefix, Source, Tunnel};
-pub use terms::{Affinity, Encap, ForwardMode, Policy, PolicyKind, Protocol, XdpMode};
+pub use terms::{Affinity, Encap, ForwardMode, GovernorMode, Policy, PolicyKind, Protocol, XdpMode};
 
 /// Largest configuration file that is read, in bytes; 512 VIPs and 4,096 backends need less than half of it.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -116,6 +116,8 @@ pub struct Daemon {
     pub idle_timeout: Duration,
     /// Silence after which a UDP flow is freed, 1 s to 2 h 15 min.
     pub udp_timeout: Duration,
+    /// What the governor does for VIPs that do not say.
+    pub governor: GovernorMode,
 }
 
 impl Default for Daemon {
@@ -128,6 +130,7 @@ impl Default for Daemon {
             idle_after: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(2 * 3600),
             udp_timeout: Duration::from_secs(30),
+            governor: GovernorMode::default(),
         }
     }
 }
@@ -177,6 +180,8 @@ pub struct Vip {
     pub mode: ForwardMode,
     /// How a new flow's backend is picked.
     pub policy: Policy,
+    /// What the governor does for it.
+    pub governor: GovernorMode,
     /// What a client's flows are hashed by.
     pub affinity: Affinity,
     /// How the neighbours learn of the address.

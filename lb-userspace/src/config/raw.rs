@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use toml::Spanned;
 
-use super::{Affinity, Encap, PolicyKind, Protocol, XdpMode};
+use super::{Affinity, Encap, GovernorMode, PolicyKind, Protocol, XdpMode};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,6 +43,7 @@ pub(super) struct RawDaemon {
     pub idle_after: Option<Spanned<String>>,
     pub idle_timeout: Option<Spanned<String>>,
     pub udp_timeout: Option<Spanned<String>>,
+    pub governor: Option<GovernorMode>,
 }
 
 #[derive(Default, Deserialize)]
@@ -107,6 +108,7 @@ pub(super) struct RawVip {
     pub source_nat: Option<Spanned<bool>>,
     pub protocol: Option<Protocol>,
     pub policy: Option<PolicyKind>,
+    pub governor: Option<GovernorMode>,
     pub affinity: Option<Affinity>,
     pub epsilon: Option<Spanned<f64>>,
     pub announce: Option<Spanned<RawAnnounce>>,

@@ -109,6 +109,21 @@ pub enum PolicyKind {
     LeastConnections,
 }
 
+/// What the governor does for a VIP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GovernorMode {
+    /// Costs are computed and shown; the kernel runs plain least connections.
+    Observe,
+    /// Costs are those of the configured weights.
+    Static,
+    /// Costs steer.
+    #[default]
+    On,
+    /// Costs stay as they are.
+    Freeze,
+}
+
 /// What a client's flows are hashed by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -148,6 +163,17 @@ impl fmt::Display for PolicyKind {
             Self::Hash => "hash",
             Self::RoundRobin => "round-robin",
             Self::LeastConnections => "least-connections",
+        })
+    }
+}
+
+impl fmt::Display for GovernorMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Observe => "observe",
+            Self::Static => "static",
+            Self::On => "on",
+            Self::Freeze => "freeze",
         })
     }
 }

@@ -12,8 +12,9 @@ use super::error::Source;
 use super::raw::{RawMode, RawPort, RawVip};
 use super::scrape::{self, Scrape};
 use super::{
-    ANY_PORT, Affinity, Announce, Backend, ConfigError, DUTY, EPSILON, Encap, ForwardMode, Interface,
-    MAX_BACKENDS, MAX_VIPS, Nat, PORT, Policy, PolicyKind, Problem, Protocol, SKIP_BYTES, Tunnel, Vip, quic,
+    ANY_PORT, Affinity, Announce, Backend, ConfigError, DUTY, EPSILON, Encap, ForwardMode, GovernorMode,
+    Interface, MAX_BACKENDS, MAX_VIPS, Nat, PORT, Policy, PolicyKind, Problem, Protocol, SKIP_BYTES, Tunnel,
+    Vip, quic,
 };
 
 /// Bytes of the response headers of the common inference servers, with some room.
@@ -27,6 +28,7 @@ pub(super) struct Around<'a> {
     pub tunnel: &'a Tunnel,
     pub nat: &'a Nat,
     pub scrape: &'a Scrape,
+    pub governor: GovernorMode,
 }
 
 /// What has been read so far; a new item must not repeat it.
@@ -93,6 +95,7 @@ fn vip(source: &Source<'_>, raw: RawVip, around: &Around<'_>, seen: &mut Seen) -
         port,
         protocol,
         mode,
+        governor: raw.governor.unwrap_or(around.governor),
         affinity: raw.affinity.unwrap_or(Affinity::Flow),
         skip_bytes: raw
             .skip_bytes

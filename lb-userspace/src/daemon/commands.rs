@@ -1,10 +1,21 @@
 //! What the admin socket may ask of the core.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use super::{core::Core, lock, snapshot, traces::Trace};
-use crate::api::{AdminState, Change, CommandError, Handler, Snapshot, TraceRequest};
+use tokio::time::timeout;
+
+use super::{core::Core, explaining, lock, snapshot, traces::Trace};
+use crate::api::{
+    AdminState, Change, CommandError, Explanation, GovernorRequest, Handler, ModeChange, Snapshot,
+    TraceRequest,
+};
 use crate::dataplane::Error;
+
+/// Twice the longest tick: an answer comes with the next one.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The admin socket's way into the core.
 pub struct Commands(pub Arc<Mutex<Core>>);
@@ -37,6 +48,31 @@ impl Handler for Commands {
 
     async fn resume(&self, backend: &str) -> Result<Change, CommandError> {
         self.set(backend, AdminState::Active)
+    }
+
+    async fn explain(&self, backend: &str) -> Result<Explanation, CommandError> {
+        let asked = lock(&self.0).explain(backend);
+        let Some((vip, answer)) = asked else {
+            return Err(CommandError::UnknownBackend { name: backend.to_owned() });
+        };
+        match timeout(PATIENCE, answer).await {
+            Ok(Ok(explained)) => Ok(explaining::explanation(&vip, backend, &explained)),
+            Ok(Err(_)) | Err(_) => Err(CommandError::Silent),
+        }
+    }
+
+    async fn governor(&self, request: &GovernorRequest) -> Result<Vec<ModeChange>, CommandError> {
+        let GovernorRequest { mode, vip } = request;
+        let changed = tokio::task::block_in_place(|| lock(&self.0).set_mode(vip.as_deref(), *mode));
+        let changes = changed.map_err(|error| CommandError::Mode { reason: format!("{error:#}") })?;
+        if let (Some(name), true) = (vip, changes.is_empty()) {
+            return Err(CommandError::UnknownVip { name: name.clone() });
+        }
+        for ModeChange { vip, before, after } in changes.iter().filter(|change| change.before != change.after)
+        {
+            tracing::info!("governor of VIP {vip}: {before} -> {after}");
+        }
+        Ok(changes)
     }
 
     async fn trace(&self, request: &TraceRequest) -> Result<Trace, CommandError> {

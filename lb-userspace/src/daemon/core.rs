@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use lb_common::pick::FLOW;
+use tokio::sync::oneshot;
 
 use super::{
     governing::{Governing, Subject, Ward},
@@ -19,13 +20,14 @@ use super::{
     traces::Traces,
 };
 use crate::{
-    api::AdminState,
-    config::{Backend, Config, Vip},
+    api::{AdminState, ModeChange},
+    config::{Backend, Config, GovernorMode, Vip},
     dataplane::{
         Dataplane,
         spec::{NextHop, Standing},
         sweep::Pass,
     },
+    governor::Explained,
     gpu::{self, Gpus},
     health,
     net::neighbour::{self, Reason, Resolution},
@@ -243,6 +245,41 @@ impl Core {
         self.backends().map(|(id, _)| seen(id)).collect()
     }
 
+    /// Changes what the governor does for the VIPs named, or for all: what it did and does for each.
+    ///
+    /// # Errors
+    ///
+    /// When the data plane refuses; nothing is changed then.
+    pub fn set_mode(
+        &mut self,
+        vip: Option<&str>,
+        mode: Option<GovernorMode>,
+    ) -> anyhow::Result<Vec<ModeChange>> {
+        let mut config = self.config.clone();
+        let mut changes = Vec::new();
+        for known in config.vips.iter_mut().filter(|known| vip.is_none_or(|name| known.name == name)) {
+            let before = known.governor;
+            known.governor = mode.unwrap_or(before);
+            changes.push(ModeChange { vip: known.name.clone(), before, after: known.governor });
+        }
+        if config != self.config {
+            self.apply(config, self.interfaces.clone())?;
+        }
+        Ok(changes)
+    }
+
+    /// A backend by its name: its VIP, and how the governor's next output for it comes about.
+    pub fn explain(&self, name: &str) -> Option<(Vip, oneshot::Receiver<Explained>)> {
+        let services = self.dataplane.steering.services().iter().zip(&self.config.vips);
+        services
+            .flat_map(|(service, vip)| {
+                let backends = service.backends.iter().zip(&vip.backends);
+                backends.map(move |(id, backend)| (service.id, *id, vip, backend))
+            })
+            .find(|(.., backend)| backend.name == name)
+            .map(|(service, id, vip, _)| (vip.clone(), self.governing.explain(service, id)))
+    }
+
     /// What ids are called in events.
     fn names(&self) -> Names {
         let services = self.dataplane.steering.services().iter();
@@ -257,6 +294,7 @@ impl Core {
         services
             .map(|(service, vip)| Ward {
                 vip: service.id,
+                mode: plan::mode(vip.governor),
                 duty: vip.duty.map(|duty| (duty * f64::from(FLOW)).round() as u32),
                 backends: service
                     .backends

@@ -6,7 +6,7 @@
 use std::{
     mem::offset_of,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -17,11 +17,11 @@ use lb_common::{
     layout::{Control, Histogram, Load, Total},
     pick::Steer,
 };
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::{
     dataplane::{clock::Clock, counters, loader::Maps},
-    governor::{Governor, HardwareReading, Input, Options, Output, Reported},
+    governor::{Explained, Governor, HardwareReading, Input, Mode, Options, Output, Reported},
     signals::{Hardware, Scrape},
 };
 
@@ -30,6 +30,8 @@ use crate::{
 pub struct Ward {
     /// The VIP's id.
     pub vip: u16,
+    /// What the governor does for it.
+    pub mode: Mode,
     /// Duty cycle that was configured, in 256ths; none has it measured.
     pub duty: Option<u32>,
     /// Its backends.
@@ -53,9 +55,17 @@ pub struct Subject {
     pub hardware: Option<watch::Receiver<Option<Hardware>>>,
 }
 
+/// Someone wants to know how the last output for a backend came about.
+struct Question {
+    vip: u16,
+    backend: u16,
+    answer: oneshot::Sender<Explained>,
+}
+
 /// The running thread, and the plan it works by.
 pub struct Governing {
     plan: Arc<Mutex<Arc<Vec<Ward>>>>,
+    questions: Arc<Mutex<Vec<Question>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -73,11 +83,13 @@ impl Governing {
         options: Options,
     ) -> std::io::Result<Self> {
         let plan = Arc::new(Mutex::new(Arc::default()));
+        let questions = Arc::default();
         let stop = Arc::new(AtomicBool::new(false));
         let worker = Worker {
             maps,
             clock,
             plan: Arc::clone(&plan),
+            questions: Arc::clone(&questions),
             options,
             begun: Instant::now(),
             wards: Vec::new(),
@@ -85,12 +97,19 @@ impl Governing {
         let stopped = Arc::clone(&stop);
         let thread =
             std::thread::Builder::new().name("governor".into()).spawn(move || worker.run(tick, &stopped))?;
-        Ok(Self { plan, stop, thread: Some(thread) })
+        Ok(Self { plan, questions, stop, thread: Some(thread) })
+    }
+
+    /// How the output of the next tick for a backend comes about; nothing comes if the thread does not know it.
+    pub fn explain(&self, vip: u16, backend: u16) -> oneshot::Receiver<Explained> {
+        let (answer, answered) = oneshot::channel();
+        lock(&self.questions).push(Question { vip, backend, answer });
+        answered
     }
 
     /// Changes what the thread works on, from its next tick on.
     pub fn set_plan(&self, wards: Vec<Ward>) {
-        *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(wards);
+        *lock(&self.plan) = Arc::new(wards);
     }
 }
 
@@ -104,10 +123,15 @@ impl Drop for Governing {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Worker {
     maps: Arc<Maps>,
     clock: Arc<Clock>,
     plan: Arc<Mutex<Arc<Vec<Ward>>>>,
+    questions: Arc<Mutex<Vec<Question>>>,
     options: Options,
     begun: Instant,
     wards: Vec<(Ward, Governor)>,
@@ -119,12 +143,13 @@ impl Worker {
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
         let mut next = Instant::now();
         while !stop.load(Ordering::Relaxed) {
-            let plan = Arc::clone(&self.plan.lock().unwrap_or_else(PoisonError::into_inner));
+            let plan = Arc::clone(&lock(&self.plan));
             if !Arc::ptr_eq(&plan, &current) {
                 self.adopt(&plan);
                 current = plan;
             }
             self.tick(&mut inputs, &mut outputs);
+            self.answer();
             // After a late tick the next one keeps its distance: there is nothing to catch up on.
             next = (next + tick).max(Instant::now());
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -136,7 +161,7 @@ impl Worker {
         let mut old = std::mem::take(&mut self.wards);
         for ward in plan {
             let known = old.iter().position(|(known, _)| known.vip == ward.vip).map(|at| old.swap_remove(at));
-            let governor = match known {
+            let mut governor = match known {
                 Some((before, mut governor)) => {
                     let positions: Vec<Option<usize>> = ward
                         .backends
@@ -148,7 +173,22 @@ impl Worker {
                 }
                 None => Governor::new(self.options),
             };
+            governor.set_mode(ward.mode);
             self.wards.push((ward.clone(), governor));
+        }
+    }
+
+    fn answer(&self) {
+        for Question { vip, backend, answer } in lock(&self.questions).drain(..) {
+            let ward = self.wards.iter().find(|(ward, _)| ward.vip == vip);
+            let explained = ward.and_then(|(ward, governor)| {
+                let position = ward.backends.iter().position(|subject| subject.id == backend)?;
+                governor.explain(position)
+            });
+            if let Some(explained) = explained {
+                // Whoever asked may have gone.
+                let _ = answer.send(*explained);
+            }
         }
     }
 

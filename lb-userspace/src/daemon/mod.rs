@@ -5,7 +5,7 @@
 //! | [`plan`] | configuration into what the data plane is asked for |
 //! | [`commands`] | what the admin socket may ask |
 //! | [`core`] | what is known and wanted, and bringing the data plane in line with it |
-//! | [`governing`] | the governor's thread |
+//! | [`governing`] | the governor's thread; [`explaining`] puts its reasons in words |
 //! | [`sweeping`] | the sweep's thread |
 //! | [`reload`] | taking over a changed file |
 //! | [`snapshot`], [`shares`] | what `status` shows |
@@ -16,6 +16,7 @@
 
 mod commands;
 mod core;
+mod explaining;
 pub mod governing;
 mod plan;
 mod reload;

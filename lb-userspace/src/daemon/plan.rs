@@ -12,7 +12,8 @@ use lb_common::{
 
 use crate::{
     config::{
-        self, Affinity, Announce, Config, Encap, ForwardMode, PolicyKind, Prefix, Protocol, Source, XdpMode,
+        self, Affinity, Announce, Config, Encap, ForwardMode, GovernorMode, PolicyKind, Prefix, Protocol,
+        Source, XdpMode,
     },
     dataplane::{
         Error,
@@ -21,7 +22,7 @@ use crate::{
         steering::Steering,
         sweep,
     },
-    gpu,
+    governor, gpu,
     net::{
         Netlink,
         interface::{self, Interface},
@@ -196,7 +197,7 @@ fn vip_spec(vip: &config::Vip, interfaces: &Interfaces) -> VipSpec {
         gue: vip.mode == ForwardMode::Tunnel { encap: Encap::Gue },
         source_nat: vip.mode.translates_source(),
         quic: vip.quic.map(|quic| ServerIds { config: quic.config_id, length: quic.server_id_length }),
-        rule: rule(&vip.policy),
+        rule: rule(vip),
         client_affinity: vip.affinity == Affinity::Client,
         skip_bytes: vip.skip_bytes,
         answers,
@@ -204,21 +205,35 @@ fn vip_spec(vip: &config::Vip, interfaces: &Interfaces) -> VipSpec {
     }
 }
 
-fn rule(policy: &config::Policy) -> Rule {
+fn rule(vip: &config::Vip) -> Rule {
     /// The margin is kept in 1,024ths.
     const ONE: f64 = 1024.0;
-    let number = match policy.kind() {
+    let number = match vip.policy.kind() {
+        // The governor is to be seen beside what it is compared with.
+        PolicyKind::Least | PolicyKind::Bounded if vip.governor == GovernorMode::Observe => {
+            Policy::LeastConnections
+        }
         PolicyKind::Least => Policy::Least,
         PolicyKind::Bounded => Policy::Bounded,
         PolicyKind::Hash => Policy::Hash,
         PolicyKind::RoundRobin => Policy::RoundRobin,
         PolicyKind::LeastConnections => Policy::LeastConnections,
     };
-    let epsilon = match policy {
+    let epsilon = match vip.policy {
         config::Policy::Bounded { epsilon } => (epsilon * ONE).round() as u16,
         _ => 0,
     };
     Rule { policy: number as u8, awaiting_weight: AWAITING_WEIGHT, epsilon }
+}
+
+/// What the governor does, in its own terms.
+pub fn mode(mode: GovernorMode) -> governor::Mode {
+    match mode {
+        GovernorMode::Observe => governor::Mode::Observe,
+        GovernorMode::Static => governor::Mode::Static,
+        GovernorMode::On => governor::Mode::On,
+        GovernorMode::Freeze => governor::Mode::Freeze,
+    }
 }
 
 /// Where the program is attached.

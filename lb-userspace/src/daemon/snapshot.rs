@@ -12,8 +12,8 @@ use lb_common::{
 use super::core::Core;
 use crate::{
     api::{
-        Backend, Daemon, Events, Flows, GovernorMode, Gpu, Health, HealthState, Interface, Kernel, NatSource,
-        NextHop, Nvml, Reported, Snapshot, Vip,
+        Backend, Daemon, Events, Flows, Gpu, Health, HealthState, Interface, Kernel, NatSource, NextHop,
+        Nvml, Reported, Snapshot, Vip,
     },
     config,
     dataplane::{
@@ -61,7 +61,6 @@ fn daemon(core: &Core, evictions: u64) -> Result<Daemon, Error> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: core.started.elapsed().as_secs_f64(),
         tick_seconds: core.config.daemon.tick.as_secs_f64(),
-        governor_mode: GovernorMode::On,
         kernel: Kernel {
             sha256: core.dataplane.object_sha256().to_owned(),
             build: core.dataplane.build(),
@@ -117,6 +116,7 @@ fn vip_of(core: &Core, ids: &[u16], vip: &config::Vip) -> Result<(Vip, u64), Err
         protocol: vip.protocol,
         mode: vip.mode,
         policy: vip.policy.kind(),
+        governor: vip.governor,
         packets: sum.packets,
         bytes: sum.bytes,
         new_flows: opened,

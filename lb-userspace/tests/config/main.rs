@@ -9,8 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use guidevane::config::{
-    Affinity, Announce, Config, ConfigError, Daemon, Encap, ForwardMode, GpuId, Health, MAX_BYTES, Nvml,
-    Policy, Problem, Protocol, Quic, XdpMode,
+    Affinity, Announce, Config, ConfigError, Daemon, Encap, ForwardMode, GovernorMode, GpuId, Health,
+    MAX_BYTES, Nvml, Policy, Problem, Protocol, Quic, XdpMode,
 };
 use guidevane::signals::ScrapeOptions;
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
@@ -150,6 +150,7 @@ flows = 4096
 idle_after = "250ms"
 idle_timeout = "2h 15m"
 udp_timeout = "1m"
+governor = "static"
 [health]
 interval = "3s"
 timeout = "2s"
@@ -166,8 +167,10 @@ fall = 5
         idle_after: Duration::from_millis(250),
         idle_timeout: Duration::from_secs(8100),
         udp_timeout: Duration::from_secs(60),
+        governor: GovernorMode::Static,
     };
     assert_eq!(config.daemon, expected);
+    assert!(config.vips.iter().all(|vip| vip.governor == GovernorMode::Static), "VIPs that say nothing");
     let expected =
         Health { interval: Duration::from_secs(3), timeout: Duration::from_secs(2), rise: 4, fall: 5 };
     assert_eq!(config.health, expected);

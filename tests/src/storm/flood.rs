@@ -290,7 +290,7 @@ impl Ground<'_> {
     fn govern(&self) -> Result<Governing> {
         let (maps, clock) = (self.bed.dataplane.maps(), self.bed.dataplane.clock());
         // Nothing is to be learned of servers that do not exist, but for how many connections are real.
-        let options = governor::Options { mode: governor::Mode::Static, ..governor::Options::default() };
+        let options = governor::Options::default();
         let tick = Daemon::default().tick;
         let governing = Governing::start(maps, clock, tick, options).context("the governor's thread")?;
         let subject = |(place, &id): (usize, &u16)| Subject {
@@ -303,6 +303,7 @@ impl Ground<'_> {
         };
         let services = self.bed.dataplane.steering.services().iter();
         let ward = services.map(|service| Ward {
+            mode: governor::Mode::Static,
             vip: service.id,
             duty: None,
             backends: service.backends.iter().enumerate().map(subject).collect(),

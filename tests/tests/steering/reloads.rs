@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use guidevane::api::{AdminState, Client};
+use guidevane::{
+    api::{AdminState, Client, GovernorRequest},
+    config::GovernorMode,
+};
 use guidevane_tests::{bed::Topology, daemon::Daemon};
 
 use crate::support::{Mode, Plan, Server, curl, quick};
@@ -62,6 +65,28 @@ fn a_backend_that_moves_is_another_server() {
     let connected =
         bed.client.namespace.run(|| std::net::TcpStream::connect_timeout(&target, patience).is_ok());
     assert!(!connected, "nobody is there to answer");
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and XDP"]
+fn the_governor_does_what_it_is_told_until_a_reload_and_explains_itself() {
+    let bed = Topology::one_arm(2).expect("make the test bed");
+    let _servers = Server::everywhere(&bed, &quick());
+    let plan = plan(&bed);
+    let mut daemon = Daemon::start(&bed.balancer.namespace, &plan.toml());
+    daemon.wait_until_up();
+    let client = || Client::connect(&daemon.socket()).expect("reach the daemon");
+    let asked = GovernorRequest { mode: Some(GovernorMode::Observe), vip: None };
+    let changes = client().governor(&asked).expect("change the mode");
+    assert_eq!((changes[0].before, changes[0].after), (GovernorMode::On, GovernorMode::Observe));
+    assert!(curl(&bed, plan.vips[0], 2).contains("[DONE]"), "a request under plain least connections");
+    let explanation = client().explain("v4-1").expect("the governor answers");
+    assert_eq!((explanation.governor, explanation.written.cost), (GovernorMode::Observe, 1.0));
+    let unknown = GovernorRequest { vip: Some("nobody".to_owned()), ..asked };
+    let refused = client().governor(&unknown).expect_err("there is no such VIP").to_string();
+    assert!(refused.contains("no VIP is named `nobody`"), "{refused}");
+    daemon.reload(&plan.toml());
+    daemon.wait_for("the mode of the file", |snapshot| snapshot.vips[0].governor == GovernorMode::On);
 }
 
 #[test]
