@@ -11,3 +11,4 @@ pub mod gpu;
 pub mod health;
 pub mod net;
 pub mod signals;
+pub mod sim;

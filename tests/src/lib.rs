@@ -2,7 +2,6 @@
 
 pub mod bed;
 pub mod bench;
-pub mod cluster;
 pub mod daemon;
 pub mod fleet;
 pub mod load;

@@ -146,13 +146,13 @@ fn one_flow_in_as_many_as_asked_for_is_sampled() {
 }
 
 #[test]
-fn a_load_of_one_is_a_free_backends_of_nominal_cost() {
+fn a_free_backend_of_nominal_cost_has_the_load_of_the_flow_to_come() {
     let weight = Event {
         rule: Rule { policy: Policy::Least as u8, awaiting_weight: 4, epsilon: 0 },
         ..Event::default()
     }
     .weigh(&Sight::of(3, &FREE));
-    assert_eq!(u64::from(weight.load), LOAD_ONE);
+    assert_eq!(u64::from(weight.load), 5 * LOAD_ONE, "it is live, and it awaits with a weight of 4");
     assert!(!weight.at_limit && !weight.over_bound);
 }
 

@@ -37,15 +37,15 @@ fn standing(context: &Context, c: &Candidate) -> Standing {
     };
     let informed = !by_weight && context.silence < context.patience;
     let occupied = live + if informed { i128::from(c.steer.correction) } else { 0 };
-    let waiting = if by_weight { 0 } else { awaiting * i128::from(context.rule.awaiting_weight) * flow };
+    let wait = if by_weight { 0 } else { i128::from(context.rule.awaiting_weight) * flow };
     let cost = i128::from(if by_weight { c.static_cost } else { c.steer.cost });
-    let load = (((occupied + waiting).max(0) + flow) * cost) / 256;
+    let load = (((occupied + awaiting * wait).max(0) + flow + wait) * cost) / 256;
     let full = !by_weight && c.limit > 0 && occupied + flow > i128::from(c.limit) * flow;
     // A load saturates where its 30 bits end.
     (if c.lacks != 0 { 2 } else { full.into() }, load.min((1 << 30) - 1))
 }
 
-/// The pick among `weighed`: the best class, in it the smallest load, ties within 5 % by score.
+/// The pick among `weighed`: the best class, in it the smallest load, ties within a 64th by score.
 fn naive_least(model: &Model, context: &Context) -> Option<Choice> {
     let mut fit: Vec<(Standing, u16)> = model
         .weighed(context)
@@ -57,7 +57,7 @@ fn naive_least(model: &Model, context: &Context) -> Option<Choice> {
     let &((class, smallest), _) = fit.first()?;
     let backend = fit
         .iter()
-        .filter(|((c, load), _)| *c == class && *load <= smallest + smallest / 20)
+        .filter(|((c, load), _)| *c == class && *load <= smallest + smallest / 64)
         .map(|&(_, id)| id)
         .min_by_key(|&id| (score(context.hash, id), id))?;
     Some(Choice { backend, why: if class == 1 { Why::AllFull } else { Why::Least } })
@@ -192,7 +192,9 @@ proptest! {
         candidate.limit = 0;
         let drained = Candidate { gauges: [0; GAUGES], ..candidate };
         prop_assert!(load::<Plain>(&context, &candidate) >= load::<Plain>(&context, &drained));
-        prop_assert_eq!(load::<Plain>(&context, &drained), u64::from(FLOW * candidate.steer.cost) >> 8);
+        let to_come = u64::from(FLOW) * (1 + u64::from(context.rule.awaiting_weight));
+        let load_to_come = (to_come * u64::from(candidate.steer.cost)) >> 8;
+        prop_assert_eq!(load::<Plain>(&context, &drained), load_to_come.min((1 << 30) - 1));
     }
 
     #[test]

@@ -251,6 +251,7 @@ fn reported(scrape: &watch::Receiver<Scrape>, begun: Instant) -> Option<Reported
         kv_usage: last.kv_usage,
         generation_tokens: last.generation_tokens,
         cadence: last.cadence,
+        prompt_tokens: last.prompt_tokens,
         taken_start: last.taken_start.saturating_duration_since(begun),
         taken_end: last.taken_end.saturating_duration_since(begun),
     })

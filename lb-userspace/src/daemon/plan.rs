@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// How much more a flow counts while it waits for its first progress; see [`Rule::awaiting_weight`].
-const AWAITING_WEIGHT: u8 = 4;
+pub(crate) const AWAITING_WEIGHT: u8 = 16;
 
 /// Seconds for which a half-open flow keeps its backend: SYNs are sent again until 63 s after the first.
 const HALF_OPEN_SECONDS: u64 = 64;

@@ -33,6 +33,14 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
 /// Corrections below this many flows are noise.
 const NOISE: f64 = 0.5;
 
+/// What a server has beyond the mean of its pool is believed from this many standard deviations of single reports
+/// on: other balancers' flows come and go within the low pass, and steering by what they were would undo what our
+/// own counts, which are right, have balanced.
+const BAND: f64 = 2.5;
+
+/// How slowly the spread of reports is learned: so many of them.
+const SPREAD_REPORTS: f64 = 32.0;
+
 /// Corrections are at most this many flows, so that they fit their field.
 const LARGEST: f64 = (i32::MAX / FLOW as i32) as f64;
 
@@ -79,6 +87,8 @@ pub(super) struct Correction {
     report: Option<(Duration, f64)>,
     interval: Duration,
     filtered: f64,
+    /// Mean squared distance of reports from the low pass.
+    variance: f64,
 }
 
 impl Correction {
@@ -123,6 +133,9 @@ impl Correction {
         let raw = (reported - reported.clamp(low, high)).clamp(-LARGEST, LARGEST);
         self.interval =
             newest.map_or(Duration::ZERO, |newest| report.taken_end - newest).min(LONGEST_INTERVAL);
+        if self.report.is_some() {
+            self.variance += ((raw - self.filtered).powi(2) - self.variance) / SPREAD_REPORTS;
+        }
         self.report = Some((report.taken_end, raw));
     }
 
@@ -147,9 +160,11 @@ impl Correction {
         if faded.abs() < NOISE { 0.0 } else { faded }
     }
 
-    /// The same as the kernel takes it.
-    pub(super) fn output(&self, now: Duration) -> i32 {
-        (self.flows(now) * f64::from(FLOW)).round() as i32
+    /// The same as the kernel takes it, with what is no more than noise beyond the pool's `mean` left out.
+    pub(super) fn output(&self, now: Duration, mean: f64) -> i32 {
+        let flows = mean + beyond(self.flows(now) - mean, BAND * self.variance.sqrt());
+        let flows = if flows.abs() < NOISE { 0.0 } else { flows };
+        (flows * f64::from(FLOW)).round() as i32
     }
 
     pub(super) fn explain(&self, now: Duration) -> CorrectionTerm {
@@ -159,6 +174,11 @@ impl Correction {
             age: self.report.map(|(taken, _)| now.saturating_sub(taken)),
         }
     }
+}
+
+/// Zero within the band, close to `value` far outside it, and continuous (the garrote of Breiman 1995).
+pub(super) fn beyond(value: f64, band: f64) -> f64 {
+    if value.abs() <= band { 0.0 } else { value - band * band / value }
 }
 
 #[cfg(test)]
@@ -235,7 +255,7 @@ mod tests {
         for on_server in [10.0, 14.0] {
             let at = |now| Input { reported: report_at(now, on_server), ..input([4, 2, 8, 0]) };
             run(&mut correction, Duration::ZERO, Duration::from_secs(2), at);
-            assert_eq!(correction.output(Duration::from_secs(2)), 0, "{on_server}");
+            assert_eq!(correction.output(Duration::from_secs(2), 0.0), 0, "{on_server}");
         }
     }
 }

@@ -19,8 +19,10 @@ const HALVING: f64 = 2.0;
 /// KV caches fuller than this are close to preempting.
 const KV_HIGH: f64 = 0.9;
 
-/// The factor of a full cache: a preempted request is computed again.
-const KV_FULL: f64 = 4.0;
+/// The factor of a full cache: a preempted request is computed again. Not more: where all are near it, a strong
+/// factor chases flows round, and where fast servers fill first it sends them to slow ones. With 4 instead, the p99
+/// time to first token of equal servers was a tenth higher in simulation.
+const KV_FULL: f64 = 1.4;
 
 /// Reports of saturation fade out between these ages.
 const REPORT_GOOD: f64 = 1.0;
@@ -128,10 +130,10 @@ mod tests {
             saturation(taken + Duration::from_millis(age_ms), Some(&report))
         };
         assert_eq!(factor(0.9, 0), 1.0);
-        assert!((factor(0.95, 0) - 2.0).abs() < 1e-9);
-        assert!((factor(1.0, 900) - 4.0).abs() < 1e-9);
-        assert!((factor(1.7, 0) - 4.0).abs() < 1e-9, "no more than full");
-        assert!(factor(1.0, 2000) < 4.0);
+        assert!((factor(0.95, 0) - 1.4_f64.sqrt()).abs() < 1e-9);
+        assert!((factor(1.0, 900) - 1.4).abs() < 1e-9);
+        assert!((factor(1.7, 0) - 1.4).abs() < 1e-9, "no more than full");
+        assert!(factor(1.0, 2000) < 1.4);
         assert_eq!(factor(1.0, 3000), 1.0);
         assert_eq!(factor(f64::NAN, 0), 1.0);
         assert_eq!(saturation(taken, None), 1.0);

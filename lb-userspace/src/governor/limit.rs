@@ -1,8 +1,8 @@
 //! How many requests a server works on at once: configured, or learned from its queue.
 //!
 //! A server that keeps a queue shows its batch size: `running` while `waiting` is above zero. But requests also
-//! wait for a moment between two steps of the engine, or for prefills before them, and a limit that is too low
-//! keeps a good server empty. So it takes several reports in a row, of a batch that stands still although there
+//! wait for a moment between two steps of the engine, for prefills before them, or for memory, and a limit that is too
+//! low keeps a good server empty. So it takes many reports in a row, of a batch that stands still although there
 //! are requests to add, and that is as large as it has lately been.
 
 use std::{collections::VecDeque, time::Duration};
@@ -11,13 +11,17 @@ use lb_common::slot::Gauge;
 
 use super::terms::{Input, LimitOrigin, LimitTerm, Reported};
 
-/// Reports in a row that make a limit.
-const CONFIRMATIONS: usize = 3;
+/// Reports in a row, each with a queue, that can make a limit: three seconds of the usual ones.
+const CONFIRMATIONS: usize = 12;
 
-/// A batch whose queue is at least this part of it is bound by memory if it varies by no more than the other
-/// part; one with a shorter queue must not vary at all.
-const LONG_QUEUE: f64 = 0.125;
-const AGREEMENT: f64 = 0.05;
+/// The largest batch among them makes a limit if at least so many of them have it exactly. A batch that is held by
+/// its slots is full whenever it is not just refilled; one that is held by prefills (their tokens fill each step) or
+/// by memory varies, and keeping flows from it made bursts of long prompts worse by a half in simulation.
+const AGREEMENT: usize = 6;
+
+/// A server whose KV cache is fuller than this is bound by memory: its batch varies with its contexts, and holding
+/// flows back from it did worse in simulation than letting them queue.
+const MEMORY_BOUND: f64 = 0.9;
 
 /// A batch below this part of the largest one lately seen is not at its limit; from this part of the limit on,
 /// the limit is what holds it.
@@ -89,6 +93,11 @@ impl Limit {
     pub(super) fn tick(&mut self, now: Duration, input: &Input) {
         let Some((running, waiting)) = self.look(now, input) else { return };
         let running = running.min(LARGEST);
+        let memory = input.reported.as_ref().and_then(|report| report.sane().kv_usage);
+        if memory.is_some_and(|usage| usage > MEMORY_BOUND) {
+            self.recent.clear();
+            return;
+        }
         let peak = self.peak.see(now, running);
         if self.recent.len() == CONFIRMATIONS {
             self.recent.pop_front();
@@ -124,13 +133,11 @@ impl Limit {
 
     /// The size of a batch that stands still although requests wait.
     fn standstill(&self) -> Option<f64> {
-        let none = (f64::INFINITY, f64::INFINITY, 0.0_f64);
-        let (smallest, queue, largest) = self.recent.iter().fold(none, |(low, queue, high), report| {
-            (low.min(report.0), queue.min(report.1), high.max(report.0))
-        });
-        let full = self.recent.len() == CONFIRMATIONS && smallest >= 1.0 && queue >= 1.0;
-        let slack = if queue >= largest * LONG_QUEUE { largest * AGREEMENT } else { 0.0 };
-        (full && largest - smallest <= slack).then_some(largest)
+        let largest = self.recent.iter().map(|(running, _)| *running).fold(0.0, f64::max);
+        let held = self.recent.iter().filter(|(running, _)| *running == largest).count();
+        let queued = self.recent.iter().all(|(_, waiting)| *waiting >= 1.0);
+        let full = self.recent.len() == CONFIRMATIONS && queued && held >= AGREEMENT && largest >= 1.0;
+        full.then_some(largest)
     }
 
     fn confirm(&mut self, now: Duration, batch: u32) {
@@ -176,6 +183,13 @@ impl Learned {
             self.flows = running.round() as u32;
             (self.before_trial, self.patience) = (None, FIRST_TRIAL);
             self.trial = now + self.patience;
+        } else if let Some(before) = self.before_trial.filter(|before| running <= f64::from(*before)) {
+            // The first one that waits ends the trial: it would have gone elsewhere.
+            if waiting >= 1.0 {
+                (self.flows, self.before_trial) = (before, None);
+                self.patience = (self.patience * 2).min(RAREST_TRIAL);
+                self.trial = now + self.patience;
+            }
         } else if waiting == 0.0 && now >= self.trial && running >= f64::from(self.flows) * BINDING {
             self.before_trial.get_or_insert(self.flows);
             self.flows = self.flows.saturating_add((self.flows / RAISE).max(1));
@@ -188,9 +202,9 @@ impl Learned {
 mod tests {
     use std::time::Duration;
 
-    use super::Limit;
+    use super::{CONFIRMATIONS, Limit};
     use crate::governor::{
-        terms::Input,
+        terms::{Input, Reported},
         testing::{input, reported},
     };
 
@@ -209,43 +223,53 @@ mod tests {
         limit.explain(None).flows
     }
 
+    /// As many reports of a full batch with a queue as make a limit.
+    fn full(running: f64) -> impl Iterator<Item = (f64, f64)> {
+        (0..CONFIRMATIONS).map(move |number| (running - f64::from(u8::from(number % 3 == 1)), 4.0))
+    }
+
     #[test]
     fn a_batch_that_stands_still_before_a_queue_is_the_limit() {
         let mut limit = Limit::default();
-        let next = feed(&mut limit, 0, [(20.0, 0.0), (32.0, 4.0), (32.0, 2.0), (30.0, 0.0)]);
-        assert_eq!(flows(&limit), None, "two reports confirm nothing");
-        feed(&mut limit, next, [(32.0, 4.0), (32.0, 9.0), (32.0, 1.0)]);
+        let next = feed(&mut limit, 0, [(20.0, 0.0)].into_iter().chain(full(32.0).skip(1)));
+        assert_eq!(flows(&limit), None, "one report too few confirms nothing");
+        feed(&mut limit, next, [(32.0, 1.0)]);
         assert_eq!(flows(&limit), Some(32));
         assert_eq!(limit.explain(Some(8)).flows, Some(8), "configuration comes first");
     }
 
     #[test]
     fn requests_that_wait_for_a_step_or_a_prefill_make_no_limit() {
-        let cases: [(&str, [(f64, f64); 4]); 3] = [
-            ("the batch moves", [(10.0, 1.0), (11.0, 1.0), (10.0, 1.0), (12.0, 1.0)]),
-            ("the queue empties", [(10.0, 1.0), (10.0, 0.0), (10.0, 1.0), (10.0, 1.0)]),
-            ("it was larger before", [(20.0, 0.0), (10.0, 6.0), (10.0, 6.0), (10.0, 6.0)]),
+        type Report = fn(u32) -> (f64, f64);
+        let cases: [(&str, Report); 3] = [
+            ("the batch moves", |number| (f64::from(10 + number * 7 % 5), 3.0)),
+            ("the queue empties", |number| (10.0, f64::from(number % 6))),
+            ("it was larger before", |number| if number == 0 { (20.0, 0.0) } else { (10.0, 6.0) }),
         ];
-        for (why, reports) in cases {
+        for (why, report) in cases {
             let mut limit = Limit::default();
-            feed(&mut limit, 0, reports);
+            feed(&mut limit, 0, (0..100).map(report));
             assert_eq!(flows(&limit), None, "{why}");
         }
     }
 
     #[test]
-    fn a_batch_bound_by_memory_varies_and_its_largest_counts() {
+    fn a_batch_bound_by_memory_makes_no_limit() {
         let mut limit = Limit::default();
-        feed(&mut limit, 0, [(97.0, 40.0), (99.0, 41.0), (96.0, 38.0), (98.0, 40.0)]);
-        assert_eq!(flows(&limit), Some(99));
+        for number in 1..100 {
+            let taken = Duration::from_millis(250) * number;
+            let report = Reported { kv_usage: Some(0.97), ..reported(99.0, 40.0, taken) };
+            limit.tick(taken, &Input { reported: Some(report), ..input([0; 4]) });
+        }
+        assert_eq!(flows(&limit), None);
     }
 
     #[test]
     fn a_larger_batch_lifts_the_limit_and_a_smaller_one_waits() {
         let mut limit = Limit::default();
-        let next = feed(&mut limit, 0, [(32.0, 4.0), (32.0, 4.0), (32.0, 4.0), (48.0, 0.0)]);
+        let next = feed(&mut limit, 0, full(32.0).chain([(48.0, 0.0)]));
         assert_eq!(flows(&limit), Some(48));
-        let next = feed(&mut limit, next, [(16.0, 3.0); 8]);
+        let next = feed(&mut limit, next, [(16.0, 3.0); 14]);
         assert_eq!(flows(&limit), Some(48), "it was larger a moment ago");
         feed(&mut limit, next, [(16.0, 3.0); 300]);
         assert_eq!(flows(&limit), Some(16), "after a minute of smaller batches");
@@ -254,7 +278,7 @@ mod tests {
     #[test]
     fn a_limit_is_tried_upwards_only_where_it_binds_and_ever_more_rarely() {
         let mut limit = Limit::default();
-        let mut next = feed(&mut limit, 0, [(32.0, 4.0); 3]);
+        let mut next = feed(&mut limit, 0, full(32.0));
         next = feed(&mut limit, next, [(20.0, 0.0); 100]);
         assert_eq!(flows(&limit), Some(32), "it does not bind");
         let mut waited = Vec::new();
@@ -265,7 +289,7 @@ mod tests {
             }
             assert_eq!(flows(&limit), Some(34));
             waited.push((next - start) / 4);
-            next = feed(&mut limit, next, [(32.0, 2.0); 3]);
+            next = feed(&mut limit, next, full(32.0));
             assert_eq!(flows(&limit), Some(32), "it was right");
         }
         assert_eq!(waited, [0, 8, 16, 32], "seconds");
@@ -274,7 +298,7 @@ mod tests {
     #[test]
     fn without_reports_our_own_flows_tell() {
         let mut limit = Limit::default();
-        for tick in 0..400_u32 {
+        for tick in 0..1000_u32 {
             // Streaming varies a little: a slot that is free goes to the prefill of the next.
             let streaming = 32 - u32::from(tick % 7 == 0);
             limit.tick(Duration::from_millis(5) * tick, &input([0, 12, streaming, 0]));

@@ -5,12 +5,14 @@
 //! [`lb_common::pick`], never here.
 //!
 //! ```text
-//! cost = static cost x slowness x hardware x saturation x slow start      (deadband, slew: fast up, slow down)
+//! cost = static cost x slowness ^ emphasis x hardware x saturation x slow start      (deadband, slew: fast up, slow down)
 //! ```
 
 mod capacity;
 mod correction;
+mod curve;
 mod damping;
+mod emphasis;
 mod flood;
 mod hardware;
 mod limit;
@@ -28,10 +30,11 @@ use lb_common::{pick::COST_MAX, slot::Gauge};
 
 use correction::Correction;
 use damping::{SLOW_START_TIME, Slew};
+use emphasis::Emphasis;
 use flood::Flood;
 use hardware::Hardware;
 use limit::Limit;
-use theta::{Slopes, Theta, Watched};
+use theta::{Curves, Theta, Watched};
 
 pub use terms::{
     CorrectionTerm, Damping, Explained, Hardware as HardwareReading, HardwareTerm, Input, LimitOrigin,
@@ -93,9 +96,21 @@ struct Backend {
 pub struct Governor {
     options: Options,
     backends: Vec<Backend>,
-    slopes: Slopes,
+    curves: Curves,
     flood: Flood,
+    emphasis: Emphasis,
     now: Option<Duration>,
+}
+
+/// What holds for all backends in a tick.
+struct Shared {
+    /// Sum of the weights of usable backends.
+    weight: u64,
+    /// How much of slowness becomes cost.
+    exponent: f64,
+    /// What usable backends have beyond our own flows, as a mean.
+    correction: f64,
+    mode: Mode,
 }
 
 /// What changed at a backend in a tick.
@@ -138,7 +153,7 @@ impl Governor {
         for (backend, input) in self.backends.iter_mut().zip(inputs) {
             backend.judge_usable(now, input, established);
             let change =
-                backend.observe(now, step, input, self.flood.opening_cap(), &self.options, &mut self.slopes);
+                backend.observe(now, step, input, self.flood.opening_cap(), &self.options, &mut self.curves);
             opened = opened.saturating_add(change.opened);
             requests = requests.saturating_add(change.requests);
             sampled |= change.sampled;
@@ -146,14 +161,28 @@ impl Governor {
         self.flood.tick(step, inputs, opened, requests);
         if sampled {
             let servers = self.backends.iter_mut().zip(inputs);
-            theta::judge(now, &self.slopes, servers.map(|(b, input)| (&mut b.theta, input.usable)));
+            theta::judge(now, &mut self.curves, servers.map(|(b, input)| (&mut b.theta, input.usable)));
         }
 
-        let weight = capacity::usable_weight(inputs);
+        self.emphasis.tick(step, inputs);
+        let shared = Shared {
+            weight: capacity::usable_weight(inputs),
+            exponent: self.emphasis.exponent(),
+            correction: self.mean_correction(now, inputs),
+            mode: self.options.mode,
+        };
         outputs.clear();
         for (backend, input) in self.backends.iter_mut().zip(inputs) {
-            outputs.push(backend.write(now, step, input, weight, self.options.mode));
+            outputs.push(backend.write(now, step, input, &shared));
         }
+    }
+
+    fn mean_correction(&self, now: Duration, inputs: &[Input]) -> f64 {
+        let usable = self.backends.iter().zip(inputs).filter(|(_, input)| input.usable);
+        let (count, sum) = usable.fold((0.0, 0.0), |(count, sum), (backend, _)| {
+            (count + 1.0, sum + backend.correction.flows(now))
+        });
+        if count > 0.0 { sum / count } else { 0.0 }
     }
 
     /// Whether some backend takes flows for longer than a slow start: only beside such a one is another spared.
@@ -210,7 +239,7 @@ impl Backend {
         input: &Input,
         opening_cap: u32,
         options: &Options,
-        slopes: &mut Slopes,
+        curves: &mut Curves,
     ) -> Change {
         let before = self.before.replace(*input).unwrap_or(*input);
         let opened = growth(before.opened, input.opened);
@@ -222,12 +251,13 @@ impl Backend {
         self.limit.tick(now, input);
         let watched = Watched {
             bytes: growth(before.progressed, input.progressed),
+            prompts: growth(before.progress_count, input.progress_count),
             streaming: input.gauge(Gauge::Streaming),
             occupied: f64::from(input.at_work()) + self.correction.flows(now),
         };
-        let mut sampled = self.theta.watch(now, step, &watched, slopes);
+        let mut sampled = self.theta.watch(now, step, &watched, curves);
         if let Some(report) = &input.reported {
-            sampled |= self.theta.report(now, &report.sane(), slopes);
+            sampled |= self.theta.report(now, &report.sane(), curves);
         }
         let queued = self.correction.sees_queue();
         self.hardware.tick(now, step, input.hardware.as_ref(), queued, sampled);
@@ -248,12 +278,12 @@ impl Backend {
         (count >= 0.5).then(|| Duration::try_from_secs_f64(seconds / count).unwrap_or(Duration::MAX))
     }
 
-    fn write(&mut self, now: Duration, step: Duration, input: &Input, weight: u64, mode: Mode) -> Output {
+    fn write(&mut self, now: Duration, step: Duration, input: &Input, shared: &Shared) -> Output {
         let saturation = damping::saturation(now, input.reported.as_ref());
         let slow_start = damping::slow_start(now, self.came_back);
         let (slowness, kept) = (self.theta.factor(now), self.theta.kept(now));
         let hardware = self.hardware.log(slowness.ln(), kept);
-        let target = slowness * hardware.exp() * saturation * slow_start;
+        let target = slowness.powf(shared.exponent) * hardware.exp() * saturation * slow_start;
         let damping = self.slew.tick(step, target);
         let static_cost = capacity::static_cost(input.weight);
         let configured = input.configured_limit.unwrap_or(0);
@@ -263,15 +293,15 @@ impl Backend {
             correction: 0,
             limit: configured,
             static_cost,
-            share: capacity::share(input, weight),
+            share: capacity::share(input, shared.weight),
         };
         let proposed = Output {
             cost: scale(static_cost, self.slew.factor()),
-            correction: self.correction.output(now),
+            correction: self.correction.output(now, shared.correction),
             limit: limit.flows.unwrap_or(0),
             ..unmoved
         };
-        let written = match mode {
+        let written = match shared.mode {
             Mode::On => proposed,
             Mode::Observe | Mode::Static => unmoved,
             Mode::Freeze => self.written.unwrap_or(unmoved),

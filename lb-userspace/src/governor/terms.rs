@@ -7,7 +7,7 @@ use std::time::Duration;
 use lb_common::slot::{GAUGES, Gauge};
 
 /// Everything that a tick knows of one backend.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Input {
     /// Live flows, in the order of [`Gauge`].
     pub gauges: [u32; GAUGES],
@@ -58,6 +58,8 @@ pub struct Reported {
     pub generation_tokens: Option<f64>,
     /// How old the numbers may have been when the server was asked, where that is known.
     pub cadence: Option<Duration>,
+    /// Prompt tokens taken in since the server started.
+    pub prompt_tokens: Option<f64>,
     /// Before the server was asked.
     pub taken_start: Duration,
     /// After it had answered.
@@ -93,6 +95,7 @@ impl Reported {
             kv_usage: plausible(self.kv_usage),
             generation_tokens: plausible(self.generation_tokens),
             cadence: self.cadence,
+            prompt_tokens: plausible(self.prompt_tokens),
             taken_start: self.taken_start.min(self.taken_end),
             taken_end: self.taken_end,
         }

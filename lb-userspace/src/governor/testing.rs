@@ -29,6 +29,7 @@ pub(super) fn reported(running: f64, waiting: f64, taken: Duration) -> Reported 
         kv_usage: None,
         generation_tokens: None,
         cadence: None,
+        prompt_tokens: None,
         taken_start: taken,
         taken_end: taken,
     }

@@ -1,17 +1,21 @@
-//! Slowness: the time a server takes for a unit of progress, over what its pool takes at the same count.
+//! Slowness: the time a server takes for its work, over what its pool takes for the same.
 //!
-//! Not an inverse of throughput: completions a second measure the load offered. Progress for each request
-//! under way measures the server. Progress is counted in tokens where servers report them, else in bytes
-//! that clients acknowledged, and compared only within one kind. All of it is done in logarithms, so that
-//! twice as slow and twice as fast weigh the same.
+//! Not an inverse of throughput: completions a second measure the load offered. What a server took for the work that
+//! it did, over what its pool takes for the same work ([`Curve`]), measures the server. Work is counted in tokens
+//! where servers report them, else in bytes that clients acknowledged, and compared only within one kind. All of it
+//! is done in logarithms, so that twice as slow and twice as fast weigh the same.
 //!
 //! A weight is the operator's wish and no claim about speed: it is not divided out here.
 
 use std::time::Duration;
 
-use super::terms::{Reported, ThetaSource, ThetaTerm};
+use super::{
+    correction::beyond,
+    curve::{Curve, Work},
+    terms::{Reported, ThetaSource, ThetaTerm},
+};
 
-/// The shortest block of reports that makes a sample: shorter ones are mostly single prefills.
+/// The shortest block of reports that makes a sample: shorter ones are mostly single steps.
 const BLOCK: Duration = Duration::from_millis(450);
 
 /// Blocks with less than this of request-seconds go on; those that last longer than the other start anew.
@@ -23,16 +27,17 @@ const LONGEST_BLOCK: Duration = Duration::from_secs(5);
 const BYTES_BLOCK: Duration = Duration::from_secs(2);
 
 /// Time constants of the level and of its noise.
-pub(super) const LEVEL_SECONDS: f64 = 2.0;
+pub(super) const LEVEL_SECONDS: f64 = 8.0;
 const NOISE_GAIN: f64 = 0.05;
 
 /// Noise expected before any was seen, as a variance of logarithms, and how many samples that is worth.
-const PRIOR_VARIANCE: f64 = 0.01;
+const PRIOR_VARIANCE: f64 = 0.02;
 const PRIOR_SAMPLES: u32 = 8;
 
-/// One sample moves a level as if it were at most three times slower or faster (ln 3): a long prefill that held
-/// up a whole block is no slowness yet.
-const LARGEST_MOVE: f64 = 1.1;
+/// Samples that miss the level on one side by this many standard deviations altogether are no noise: the server
+/// has changed, and the level starts anew from them. At least two, and none that is within one deviation.
+const CHANGE: f64 = 9.0;
+const CHANGE_SAMPLES: u32 = 2;
 
 /// A single difference says no more about noise than this: it may be a change of level.
 const LARGEST_NOISE: f64 = 0.25;
@@ -41,7 +46,7 @@ const LARGEST_NOISE: f64 = 0.25;
 const ENOUGH: u32 = 4;
 
 /// Width of the error band in standard errors, and its least half-width in logarithms (5 %).
-const BAND: f64 = 3.5;
+const BAND: f64 = 4.2;
 const LEAST_BAND: f64 = 0.05;
 
 /// Levels older than this are no part of the pool.
@@ -53,68 +58,29 @@ const HALF_LIFE: f64 = 30.0;
 /// Factors are between one eighth and eight: ln 8.
 const RANGE: f64 = 3.0 * std::f64::consts::LN_2;
 
-/// Counts are taken into account up to this ratio: ln 4. Further out the slope is a guess.
-const COUNT_RANGE: f64 = 2.0 * std::f64::consts::LN_2;
-
-/// The slope of time over count, in logarithms, is from 0 (memory-bound) to this; at 1 a server would gain
-/// nothing from batching, and slowness could not be told from count.
-const STEEPEST: f64 = 0.5;
-
-/// Changes beyond these say nothing about the slope: too little count, or another cause.
-const SLOPE_LEAST_COUNT: f64 = 0.02;
-const SLOPE_MOST_TIME: f64 = 0.5;
-
-/// How long the slope remembers (half a minute of eight servers), and how sure it is of zero at first.
-const SLOPE_KEEP: f64 = 0.998;
-const SLOPE_RIDGE: f64 = 1.0;
-
-/// How the time for a unit grows with the count, for the whole pool: regression through the changes that each
-/// server sees from sample to sample, so that fast servers with many requests are not taken for slow ones.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Slope {
-    count_count: f64,
-    count_time: f64,
-}
-
-impl Slope {
-    fn learn(&mut self, count: f64, time: f64) {
-        if count.abs() < SLOPE_LEAST_COUNT || time.abs() > SLOPE_MOST_TIME {
-            return;
-        }
-        self.count_count = self.count_count * SLOPE_KEEP + count * count;
-        self.count_time = self.count_time * SLOPE_KEEP + count * time;
-    }
-
-    fn value(&self) -> f64 {
-        (self.count_time / (self.count_count + SLOPE_RIDGE)).clamp(0.0, STEEPEST)
-    }
-
-    fn times(&self, count: f64) -> f64 {
-        self.value() * count.clamp(-COUNT_RANGE, COUNT_RANGE)
-    }
-}
+/// Samples are taken into account up to this far from nominal: a server that stands still.
+const FURTHEST: f64 = 5.0;
 
 /// A stretch of progress.
 #[derive(Clone, Copy, Debug, Default)]
 struct Stretch {
-    units: f64,
+    work: Work,
     /// Seconds of requests that progress.
     seconds: f64,
-    /// Seconds of all requests that the server works on.
-    occupied: f64,
     elapsed: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Level {
-    /// Seconds a unit, and requests at once, as logarithms.
-    time: f64,
-    count: f64,
-    last_time: f64,
-    last_count: f64,
+    /// Slowness as a logarithm.
+    log: f64,
+    last: f64,
     variance: f64,
     gain: f64,
     samples: u32,
+    /// Samples in a row beyond one deviation on one side, and the sum of their distances.
+    missed: u32,
+    distance: f64,
     at: Duration,
 }
 
@@ -126,11 +92,13 @@ struct Meter {
 }
 
 impl Meter {
-    /// Adds a stretch; ends the block when it is `due`. True when a sample came of it.
-    fn add(&mut self, now: Duration, part: Stretch, due: bool, slope: &mut Slope) -> bool {
-        self.block.units += part.units;
+    /// Adds a stretch; ends the block when it is `due`. `nominal` is the logarithm that counts as 0. True when a
+    /// sample came of it.
+    fn add(&mut self, now: Duration, part: Stretch, due: bool, curve: &mut Curve, nominal: f64) -> bool {
+        for (sum, amount) in self.block.work.iter_mut().zip(part.work) {
+            *sum += amount;
+        }
         self.block.seconds += part.seconds;
-        self.block.occupied += part.occupied;
         self.block.elapsed += part.elapsed;
         if self.block.seconds < LEAST_SECONDS {
             if self.block.elapsed > LONGEST_BLOCK {
@@ -142,15 +110,20 @@ impl Meter {
             return false;
         }
         let block = std::mem::take(&mut self.block);
-        // Half a unit more, so that a server that stands still is slow and not undefined.
-        let time = (block.seconds / (block.units + 0.5)).ln();
-        let count = (block.occupied / block.elapsed.as_secs_f64()).max(1.0).ln();
-        if !(time.is_finite() && count.is_finite()) {
+        let seconds = block.elapsed.as_secs_f64();
+        // What is not sure yet counts as nominal: a wrong factor would stay in the curve for long.
+        let slowness = self.fresh(now).map_or(0.0, |level| (level.log - nominal).clamp(-RANGE, RANGE));
+        let foretold = curve.seconds(&block.work);
+        curve.learn(&block.work, seconds, slowness.exp());
+        // A server that stands still while a pool moves is slow and not undefined.
+        let still = block.work[1] <= 0.0 && curve.is_known();
+        let sample = foretold.map(|foretold| (seconds / foretold).ln().clamp(-FURTHEST, FURTHEST));
+        let Some(sample) = sample.or(still.then_some(FURTHEST)).filter(|sample| sample.is_finite()) else {
             return false;
-        }
+        };
         match &mut self.level {
-            Some(level) => level.update(now, time, count, block.elapsed, slope),
-            None => self.level = Some(Level::new(now, time, count)),
+            Some(level) => level.update(now, sample, block.elapsed),
+            None => self.level = Some(Level::new(now, sample)),
         }
         true
     }
@@ -162,32 +135,45 @@ impl Meter {
 }
 
 impl Level {
-    fn new(now: Duration, time: f64, count: f64) -> Self {
+    fn new(now: Duration, sample: f64) -> Self {
         Self {
-            time,
-            count,
-            last_time: time,
-            last_count: count,
+            log: sample,
+            last: sample,
             variance: PRIOR_VARIANCE,
             gain: 1.0,
             samples: 1,
+            missed: 0,
+            distance: 0.0,
             at: now,
         }
     }
 
-    fn update(&mut self, now: Duration, time: f64, count: f64, elapsed: Duration, slope: &mut Slope) {
-        let (moved, counted) = (time - self.last_time, count - self.last_count);
-        (self.last_time, self.last_count) = (time, count);
-        slope.learn(counted, moved);
+    fn update(&mut self, now: Duration, sample: f64, elapsed: Duration) {
+        let missed = sample - self.log;
+        let deviation = self.variance.sqrt();
+        if missed.abs() < deviation || missed * self.distance < 0.0 {
+            (self.missed, self.distance) = (0, 0.0);
+        }
+        if missed.abs() >= deviation {
+            self.missed += 1;
+            self.distance += missed;
+        }
         // Differences of neighbours: a level that changes once shows in one of them only.
-        let noise = ((moved - slope.times(counted)).powi(2) / 2.0).min(LARGEST_NOISE);
+        let noise = ((sample - self.last).powi(2) / 2.0).min(LARGEST_NOISE);
+        self.last = sample;
+        self.at = now;
+        if self.missed >= CHANGE_SAMPLES && self.distance.abs() >= CHANGE * deviation {
+            self.log += self.distance / f64::from(self.missed);
+            self.samples = self.missed.max(ENOUGH);
+            (self.missed, self.distance) = (0, 0.0);
+            self.gain = 1.0 / f64::from(self.samples);
+            return;
+        }
         self.samples = self.samples.saturating_add(1);
         let gain = NOISE_GAIN.max(1.0 / f64::from(self.samples.saturating_add(PRIOR_SAMPLES)));
         self.variance += (noise - self.variance) * gain;
         self.gain = (-(-elapsed.as_secs_f64() / LEVEL_SECONDS).exp_m1()).max(1.0 / f64::from(self.samples));
-        self.time += (time - self.time).clamp(-LARGEST_MOVE, LARGEST_MOVE) * self.gain;
-        self.count += (count - self.count) * self.gain;
-        self.at = now;
+        self.log += missed * self.gain;
     }
 
     /// Half-width of the error band: a moving average keeps `gain / (2 - gain)` of the variance.
@@ -196,44 +182,24 @@ impl Level {
     }
 }
 
-/// What a pool shows: the middle of its levels, at the middle of its counts.
-#[derive(Clone, Copy, Debug)]
-struct Reference {
-    time: f64,
-    count: f64,
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
-    (low + high) / 2.0
-}
-
-impl Reference {
-    fn of(levels: &[&Level], slope: &Slope) -> Option<Self> {
-        // One server alone is neither slow nor fast.
-        if levels.len() < 2 {
-            return None;
-        }
-        let count = median(&mut levels.iter().map(|level| level.count).collect::<Vec<_>>());
-        let at_count = |level: &&Level| level.time - slope.times(level.count - count);
-        let time = median(&mut levels.iter().map(at_count).collect::<Vec<_>>());
-        Some(Self { time, count })
-    }
-
-    fn slowness(&self, level: &Level, slope: &Slope) -> f64 {
-        level.time - slope.times(level.count - self.count) - self.time
-    }
-}
-
 /// One server's slowness.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Theta {
     tokens: Meter,
     bytes: Meter,
-    /// The last report: its moment, tokens and batch.
-    report: Option<(Duration, f64, f64)>,
+    /// The last report.
+    report: Option<Seen>,
+    /// Prompts taken in, as counted by the kernel, since the last report.
+    prompts: f64,
     judged: Judged,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    moment: Duration,
+    tokens: f64,
+    running: f64,
+    prompt_tokens: Option<f64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -246,11 +212,12 @@ struct Judged {
     source: Option<ThetaSource>,
 }
 
-/// How the pool's servers slow down with count, for both kinds of progress.
+/// What work costs in the pool, and the logarithm of the pool's own slowness, for both kinds of progress.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Slopes {
-    tokens: Slope,
-    bytes: Slope,
+pub(super) struct Curves {
+    tokens: Curve,
+    bytes: Curve,
+    nominal: [f64; 2],
 }
 
 /// Our own flows at a server in one tick.
@@ -258,6 +225,8 @@ pub(super) struct Slopes {
 pub(super) struct Watched {
     /// Bytes acknowledged.
     pub(super) bytes: u64,
+    /// Requests that showed their first progress.
+    pub(super) prompts: u64,
     /// Flows that stream.
     pub(super) streaming: u32,
     /// Requests on the server, foreign ones included where they are known.
@@ -266,26 +235,35 @@ pub(super) struct Watched {
 
 impl Theta {
     /// Takes a report if it is a new one. True when the server's level may have changed.
-    pub(super) fn report(&mut self, now: Duration, report: &Reported, slopes: &mut Slopes) -> bool {
+    pub(super) fn report(&mut self, now: Duration, report: &Reported, curves: &mut Curves) -> bool {
         let (Some(tokens), Some(running)) = (report.generation_tokens, report.running) else { return false };
-        let moment = report.moment();
-        let Some((before, tokens_before, running_before)) = self.report else {
-            self.report = Some((moment, tokens, running));
+        let seen = Seen { moment: report.moment(), tokens, running, prompt_tokens: report.prompt_tokens };
+        let Some(before) = self.report else {
+            self.report = Some(seen);
             return false;
         };
-        let Some(elapsed) = moment.checked_sub(before).filter(|elapsed| !elapsed.is_zero()) else {
+        let Some(elapsed) = seen.moment.checked_sub(before.moment).filter(|elapsed| !elapsed.is_zero())
+        else {
             return false;
         };
-        self.report = Some((moment, tokens, running));
-        // A restarted server counts from zero; after a long silence two batches say nothing of those between.
-        if tokens < tokens_before || elapsed > LONGEST_BLOCK {
+        self.report = Some(seen);
+        let counted = std::mem::take(&mut self.prompts);
+        let prompts = match (before.prompt_tokens, seen.prompt_tokens) {
+            (Some(before), Some(after)) => after - before,
+            _ => counted,
+        };
+        let units = tokens - before.tokens;
+        // A restarted server counts from zero; after a long silence two batches say nothing of those between; and
+        // without a batch there was time without work.
+        if units < 0.0 || prompts < 0.0 || elapsed > LONGEST_BLOCK || running.min(before.running) < 1.0 {
             self.tokens.block = Stretch::default();
             return false;
         }
-        let seconds = (running + running_before) / 2.0 * elapsed.as_secs_f64();
-        let part = Stretch { units: tokens - tokens_before, seconds, occupied: seconds, elapsed };
+        let batch = (running + before.running) / 2.0;
+        let seconds = batch * elapsed.as_secs_f64();
+        let part = Stretch { work: [units / batch, units, prompts], seconds, elapsed };
         let due = self.tokens.block.elapsed + elapsed >= BLOCK;
-        self.tokens.add(now, part, due, &mut slopes.tokens)
+        self.tokens.add(now, part, due, &mut curves.tokens, curves.nominal[0])
     }
 
     /// Takes a tick of our own flows. True when the server's level may have changed.
@@ -294,18 +272,26 @@ impl Theta {
         now: Duration,
         step: Duration,
         watched: &Watched,
-        slopes: &mut Slopes,
+        curves: &mut Curves,
     ) -> bool {
         let seconds = step.as_secs_f64();
+        let prompts = watched.prompts as f64;
+        self.prompts += prompts;
+        let units = watched.bytes as f64;
         let part = Stretch {
-            units: watched.bytes as f64,
+            work: [0.0, units, prompts],
             seconds: f64::from(watched.streaming) * seconds,
-            occupied: watched.occupied.max(0.0) * seconds,
-            elapsed: step,
+            elapsed: if watched.occupied > 0.0 { step } else { Duration::ZERO },
         };
         let block = BYTES_BLOCK.as_nanos();
         let due = now.as_nanos() / block != now.saturating_sub(step).as_nanos() / block;
-        self.bytes.add(now, part, due, &mut slopes.bytes)
+        // Bytes come in lumps: their steps are known only for a whole block.
+        if due {
+            let whole = &mut self.bytes.block;
+            let batch = (whole.seconds / whole.elapsed.as_secs_f64().max(seconds)).max(1.0);
+            whole.work[0] = (whole.work[1] + units) / batch;
+        }
+        self.bytes.add(now, part, due, &mut curves.bytes, curves.nominal[1])
     }
 
     fn meter(&self, source: ThetaSource) -> &Meter {
@@ -342,38 +328,43 @@ impl Theta {
     }
 }
 
+/// The middle one, or the mean of the two in the middle.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    let half = values.len() / 2;
+    let upper = *values.get(half)?;
+    Some(if values.len() % 2 == 1 { upper } else { (upper + values[half - 1]) / 2.0 })
+}
+
 /// Compares all servers anew. `part` says which of them are part of the pool.
 pub(super) fn judge<'a>(
     now: Duration,
-    slopes: &Slopes,
+    curves: &mut Curves,
     servers: impl Iterator<Item = (&'a mut Theta, bool)>,
 ) {
     let mut servers: Vec<_> = servers.collect();
-    let kinds = [(ThetaSource::Tokens, &slopes.tokens), (ThetaSource::Bytes, &slopes.bytes)];
-    let references = kinds.map(|(source, slope)| {
-        let pool = servers.iter().filter(|(_, part)| *part);
-        let levels: Vec<&Level> = pool.filter_map(|(theta, _)| theta.meter(source).fresh(now)).collect();
-        Reference::of(&levels, slope)
+    let kinds = [ThetaSource::Tokens, ThetaSource::Bytes];
+    let references = kinds.map(|source| {
+        let part = servers.iter().filter(|(_, part)| *part);
+        median(part.filter_map(|(theta, _)| Some(theta.meter(source).fresh(now)?.log)).collect())
     });
+    for (nominal, reference) in curves.nominal.iter_mut().zip(&references) {
+        *nominal = reference.unwrap_or(*nominal);
+    }
     for (theta, _) in &mut servers {
-        let seen = kinds.iter().zip(&references).find_map(|((source, slope), reference)| {
+        let seen = kinds.iter().zip(&references).find_map(|(source, reference)| {
             let level = theta.meter(*source).fresh(now)?;
-            Some((*source, level, reference.as_ref()?.slowness(level, slope)))
+            Some((*source, level, level.log - (*reference)?))
         });
         let Some((source, level, slowness)) = seen else { continue };
         theta.judged = Judged {
-            log: shrink(slowness, level.band()).clamp(-RANGE, RANGE),
+            log: beyond(slowness, level.band()).clamp(-RANGE, RANGE),
             sample: Some(slowness),
             band: level.band(),
             at: Some(level.at),
             source: Some(source),
         };
     }
-}
-
-/// Zero within the band, close to `value` far outside it, and continuous (the garrote of Breiman 1995).
-fn shrink(value: f64, band: f64) -> f64 {
-    if value.abs() <= band { 0.0 } else { value - band * band / value }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
-use super::{Slopes, Theta, Watched, judge};
+use super::{Curves, Theta, Watched, judge};
 use crate::governor::terms::{Reported, ThetaSource};
 
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -16,7 +16,7 @@ struct Server {
 
 struct Pool {
     servers: Vec<(Server, f64, Theta)>,
-    slopes: Slopes,
+    curves: Curves,
     now: Duration,
     random: StdRng,
 }
@@ -25,7 +25,7 @@ impl Pool {
     fn new(servers: &[Server]) -> Self {
         Self {
             servers: servers.iter().map(|server| (*server, 0.0, Theta::default())).collect(),
-            slopes: Slopes::default(),
+            curves: Curves::default(),
             now: Duration::ZERO,
             random: StdRng::seed_from_u64(7),
         }
@@ -46,12 +46,13 @@ impl Pool {
                     kv_usage: None,
                     generation_tokens: Some(*tokens),
                     cadence: None,
+                    prompt_tokens: None,
                     taken_start: self.now,
                     taken_end: self.now,
                 };
-                theta.report(self.now, &report, &mut self.slopes);
+                theta.report(self.now, &report, &mut self.curves);
             }
-            judge(self.now, &self.slopes, self.servers.iter_mut().map(|(_, _, theta)| (theta, true)));
+            judge(self.now, &mut self.curves, self.servers.iter_mut().map(|(_, _, theta)| (theta, true)));
         }
     }
 
@@ -120,7 +121,7 @@ fn batching_is_not_mistaken_for_speed_nor_for_slowness() {
 #[test]
 fn bytes_serve_where_no_tokens_are_reported() {
     let mut thetas = [const { None }; 4].map(|_: Option<()>| Theta::default());
-    let mut slopes = Slopes::default();
+    let mut curves = Curves::default();
     let step = Duration::from_millis(5);
     let mut now = Duration::ZERO;
     for tick in 1..=6000_u64 {
@@ -130,11 +131,11 @@ fn bytes_serve_where_no_tokens_are_reported() {
             // Noted once a second, for all flows together; the last server is half as fast.
             let each = if number == 3 { 5000 } else { 10_000 };
             let bytes = if tick % 200 == 30 { 10 * each } else { 0 };
-            let watched = Watched { bytes, streaming: 10, occupied: 12.0 };
-            sampled |= theta.watch(now, step, &watched, &mut slopes);
+            let watched = Watched { bytes, prompts: 0, streaming: 10, occupied: 12.0 };
+            sampled |= theta.watch(now, step, &watched, &mut curves);
         }
         if sampled {
-            judge(now, &slopes, thetas.iter_mut().map(|theta| (theta, true)));
+            judge(now, &mut curves, thetas.iter_mut().map(|theta| (theta, true)));
         }
     }
     let factors = thetas.each_ref().map(|theta| theta.factor(now));

@@ -5,18 +5,17 @@
 //! always counted: nothing here may drop one.
 
 pub mod client;
-pub mod lengths;
 pub mod run;
 pub mod stats;
 mod stream;
 pub mod tls;
-pub mod trace;
 pub mod traffic;
 
 #[cfg(test)]
 mod run_tests;
 
 pub use client::{Connect, Direct};
+pub use guidevane::sim::{lengths, trace};
 pub use run::{LoadError, LoadOptions, run};
 pub use stats::{Failure, Live, LiveSnapshot, Quantiles, Report};
 pub use traffic::Traffic;

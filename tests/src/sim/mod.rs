@@ -4,13 +4,13 @@
 //! clock; [`server`] speaks HTTP. Nothing here knows about the balancer.
 
 pub mod driver;
-pub mod engine;
 pub mod metrics;
 mod openai;
-pub mod profile;
 pub mod script;
 pub mod server;
 pub mod tls;
+
+pub use guidevane::sim::{engine, profile};
 
 #[cfg(test)]
 mod http_tests;

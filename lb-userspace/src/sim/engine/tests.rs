@@ -317,6 +317,24 @@ fn a_full_cache_preempts_the_newest_and_recomputes_it_first() {
 }
 
 #[test]
+fn the_time_to_finish_is_what_it_takes() {
+    let mut engine = Engine::new(H100_8B.engine_config());
+    for id in 0..20 {
+        engine.submit(request(id, 100 + 40 * id as u32, 5 + 17 * id as u32)).unwrap();
+    }
+    assert_eq!(engine.time_to_finish(12), None, "it waits");
+    for _prompts_that_fill_two_steps in 0..2 {
+        engine.begin_step();
+        engine.finish_step();
+    }
+    let foretold = engine.now() + engine.time_to_finish(12).unwrap();
+    let events = drain(&mut engine);
+    let ends = |event: &Event| matches!(event, Event::Token { id: 12, last: true, .. });
+    let (at, _) = events.iter().find(|(_, event)| ends(event)).unwrap();
+    assert!(at.abs_diff(foretold) < Duration::from_micros(1), "{at:?} {foretold:?}");
+}
+
+#[test]
 fn a_long_prompt_is_prefilled_in_chunks_while_others_decode() {
     let mut engine = Engine::new(config(100, 4, 64));
     engine.submit(request(0, 8, 100)).unwrap();

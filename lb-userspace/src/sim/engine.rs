@@ -353,11 +353,48 @@ impl Engine {
         &self.events
     }
 
+    /// How long from now on the running request `id` takes to its last token if nothing else comes, in closed form;
+    /// none where it takes more than steps of decodes: something waits or prefills, the cache may run out, or a
+    /// step is under way.
+    pub fn time_to_finish(&self, id: RequestId) -> Option<Duration> {
+        let decodes =
+            |sequence: &Sequence| sequence.generated > 0 && sequence.computed + 1 == sequence.known();
+        let settled = self.step_end.is_none()
+            && self.waiting.is_empty()
+            && self.foreign == 0
+            && self.running() <= self.config.token_budget
+            && self.running.iter().all(decodes);
+        let final_blocks = |sequence: &Sequence| {
+            (sequence.request.prompt_tokens + sequence.request.output_tokens).div_ceil(BLOCK_TOKENS)
+        };
+        let blocks: u32 = self.running.iter().map(|one| final_blocks(one).saturating_sub(one.blocks)).sum();
+        if !settled || blocks > self.free_blocks {
+            return None;
+        }
+        let left = |sequence: &Sequence| sequence.request.output_tokens - sequence.generated;
+        let steps = left(self.running.iter().find(|sequence| sequence.request.id == id)?);
+        let (mut sequences, mut context) = (0.0, 0.0);
+        for sequence in &self.running {
+            let taken = f64::from(left(sequence).min(steps));
+            sequences += taken;
+            context += taken * f64::from(sequence.known()) + taken * (taken - 1.0) / 2.0;
+        }
+        let costs = &self.config.costs;
+        let seconds =
+            costs.floor * f64::from(steps) + costs.per_sequence * sequences + costs.per_kv_token * context;
+        Some(Duration::from_secs_f64(seconds / self.rate))
+    }
+
     /// Moves the time of an idle engine on to `time`; does nothing if that is past or a step is under way.
     pub fn advance_to(&mut self, time: Duration) {
         if self.step_end.is_none() {
             self.now = self.now.max(time);
         }
+    }
+
+    /// Whether a step is under way.
+    pub fn is_stepping(&self) -> bool {
+        self.step_end.is_some()
     }
 
     /// Virtual time since the engine was made.

@@ -1,14 +1,15 @@
-//! The backends as a pick sees them.
+//! The backends as one balancer's pick sees them.
 
 use std::cell::Cell;
 
-use guidevane::governor::Output;
 use lb_common::{
     branchless::Hide,
     maglev::{self, Member, Scratch},
     pick::{Candidate, Pool, Steer},
     slot::GAUGES,
 };
+
+use crate::governor::Output;
 
 /// Gauges, the governor's last word and the tables of one VIP.
 #[derive(Debug)]
@@ -31,6 +32,11 @@ impl View {
 
     pub(super) fn table_size(&self) -> u32 {
         self.table.len() as u32
+    }
+
+    /// Open connections to a backend, as a proxy counts them.
+    pub(super) fn open(&self, backend: usize) -> u32 {
+        self.gauges[backend].iter().sum()
     }
 }
 
