@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{
     terms::{Hardware as Reading, HardwareTerm},
-    theta::LEVEL_SECONDS,
+    theta::CHANGE_SECONDS,
 };
 
 /// Readings fade to nothing between these ages, in seconds. They come once a second.
@@ -106,7 +106,7 @@ impl Hardware {
                 current.recent = before.toward(current.factors, seconds, RECENT_SECONDS);
                 if learned {
                     let stretch = self.stretch.min(LONGEST_STRETCH);
-                    self.learned = self.learned.toward(current.recent, stretch, LEVEL_SECONDS);
+                    self.learned = self.learned.toward(current.recent, stretch, CHANGE_SECONDS);
                 }
             }
             None => self.unseen |= learned,
