@@ -133,18 +133,20 @@ fn an_announcement_replaces_what_the_neighbours_cache_holds() {
     for vip in [V4, V6] {
         pair.peer.ip(&format!("neigh add {vip} lladdr 02:00:00:77:00:99 dev far nud stale"));
     }
-    pair.host.block_on(async {
-        let netlink = Netlink::open().expect("netlink");
-        let near = lookup(&netlink, "near").await.expect("near");
-        let wire = PacketSocket::open().expect("packet socket");
-        for vip in [V4, V6] {
+    let say = |vip: &str| {
+        pair.host.block_on(async {
+            let netlink = Netlink::open().expect("netlink");
+            let near = lookup(&netlink, "near").await.expect("near");
+            let wire = PacketSocket::open().expect("packet socket");
             announce(&wire, &near, ip(vip)).expect("announced");
-        }
-    });
-    // A veth hands frames over in a softirq of the sender: give it a moment, but no fixed time.
+        });
+    };
+    // A veth hands frames over in a softirq of the sender, and drops them while a link has only just come up: give
+    // it a moment, but no fixed time.
     for vip in [V4, V6] {
         let learned = || pair.peer.ip(&format!("neigh show {vip}")).contains("02:00:00:77:00:01");
         let tries = std::iter::repeat_with(|| {
+            say(vip);
             std::thread::sleep(std::time::Duration::from_millis(20));
             learned()
         });
