@@ -26,7 +26,6 @@ pub mod sweeping;
 mod telling;
 mod traces;
 
-pub(crate) use plan::AWAITING_WEIGHT;
 pub use plan::timeouts;
 
 use std::{

@@ -30,9 +30,6 @@ use crate::{
     signals::{DcgmTarget, Key, Target},
 };
 
-/// How much more a flow counts while it waits for its first progress; see [`Rule::awaiting_weight`].
-pub(crate) const AWAITING_WEIGHT: u8 = 16;
-
 /// Seconds for which a half-open flow keeps its backend: SYNs are sent again until 63 s after the first.
 const HALF_OPEN_SECONDS: u64 = 64;
 /// Seconds for which a closing flow keeps its backend: TIME-WAIT on Linux.
@@ -223,7 +220,7 @@ fn rule(vip: &config::Vip) -> Rule {
         config::Policy::Bounded { epsilon } => (epsilon * ONE).round() as u16,
         _ => 0,
     };
-    Rule { policy: number as u8, awaiting_weight: AWAITING_WEIGHT, epsilon }
+    Rule { policy: number as u8, awaiting_weight: governor::AWAITING_WEIGHT, epsilon }
 }
 
 /// What the governor does, in its own terms.

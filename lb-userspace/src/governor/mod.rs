@@ -7,6 +7,8 @@
 //! ```text
 //! cost = static cost x slowness ^ emphasis x hardware x saturation x slow start      (deadband, slew: fast up, slow down)
 //! ```
+//!
+//! What reports do to that and to the correction is bounded by the kernel's own signals, in `trust`.
 
 mod capacity;
 mod correction;
@@ -18,6 +20,7 @@ mod hardware;
 mod limit;
 mod terms;
 mod theta;
+mod trust;
 
 #[cfg(test)]
 mod testing;
@@ -71,6 +74,9 @@ impl Default for Options {
     }
 }
 
+/// How much more a flow counts while it waits for its first progress; see [`lb_common::pick::Rule::awaiting_weight`].
+pub const AWAITING_WEIGHT: u8 = 16;
+
 /// Time constant of the mean first progress that is shown, in seconds.
 const RECENT_SECONDS: f64 = 2.0;
 
@@ -82,6 +88,7 @@ struct Backend {
     correction: Correction,
     limit: Limit,
     slew: Slew,
+    kernel: trust::Kernel,
     /// Since when it takes flows, and since when it is spared.
     usable_since: Option<Duration>,
     came_back: Option<Duration>,
@@ -97,6 +104,7 @@ pub struct Governor {
     options: Options,
     backends: Vec<Backend>,
     curves: Curves,
+    kernel_curves: Curves,
     flood: Flood,
     emphasis: Emphasis,
     now: Option<Duration>,
@@ -174,6 +182,15 @@ impl Governor {
         outputs.clear();
         for (backend, input) in self.backends.iter_mut().zip(inputs) {
             outputs.push(backend.write(now, step, input, &shared));
+        }
+        let moment = trust::Moment { now, step, exponent: shared.exponent };
+        trust::bound(&moment, &mut self.backends, &mut self.kernel_curves, inputs);
+        if self.options.mode == Mode::On {
+            for (backend, output) in self.backends.iter_mut().zip(outputs) {
+                *output = backend.explained.proposed;
+                backend.written = Some(*output);
+                backend.explained.written = *output;
+            }
         }
     }
 
@@ -317,6 +334,8 @@ impl Backend {
             target,
             factor: self.slew.factor(),
             damping,
+            kernel_factor: 1.0,
+            bounded: false,
             first_progress: self.first_progress(),
             proposed,
             written,

@@ -143,6 +143,10 @@ pub struct Explained {
     pub factor: f64,
     /// What the output waits for.
     pub damping: Damping,
+    /// The factor by the kernel's own signals alone, on the scale of the pool's factors.
+    pub kernel_factor: f64,
+    /// Whether reports were kept from giving it more than twice the share that the kernel's own signals do.
+    pub bounded: bool,
     /// Mean time from request to first progress in the last seconds.
     pub first_progress: Option<Duration>,
     /// What mode `on` would write.

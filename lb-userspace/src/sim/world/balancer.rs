@@ -18,10 +18,7 @@ use super::{
     },
     host::Host,
 };
-use crate::{
-    daemon::AWAITING_WEIGHT,
-    governor::{Governor, Input, Mode, Options, Reported},
-};
+use crate::governor::{AWAITING_WEIGHT, Governor, Input, Mode, Options, Reported};
 
 /// A server as a poll saw it.
 #[derive(Clone, Copy, Debug, Default)]

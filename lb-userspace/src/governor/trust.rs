@@ -1,0 +1,173 @@
+//! How far reports are believed: no report, however it lies, lifts a backend above twice the share of flows that the
+//! kernel's own signals give it.
+//!
+//! Beside the governor's picture of the pool there is another, drawn from the kernel's signals alone: static cost,
+//! slow start, and slowness by the bytes that clients acknowledge. Reports may make any backend look worse, but no
+//! better than this, with `n` of our flows at work there, `k` its cost by the kernel's picture, `c` and `e` cost and
+//! correction by the governor's, and `a` the weight of a flow that awaits its first progress:
+//!
+//! ```text
+//! (n + e + 1 + a) x c  >=  (n / 2 + 1 + a) x k
+//! ```
+//!
+//! Flows count for half at least, whether by a low cost or by a negative correction or by both; and an idle backend
+//! looks no emptier than idle, so that it cannot draw every flow of a pool with little to do. A pick takes the smallest
+//! load, so at any level of load the backend has at most twice the flows that it would have at that level by the
+//! kernel's picture. It holds for every count above `n` where it holds at `n`, as `c >= k / 2`; so what flows count for
+//! more while they await, and those that open or idle, can be left out of `n`.
+//!
+//! Only the ratios of costs matter to a pick, and a report can also make *others* look slow, by shifting what the pool
+//! compares with. So the kernel's costs are brought to the scale of the governor's first: such that both pictures have
+//! the same capacity, the sum of `1 / cost`, once every backend is within its bound. Where the kernel agrees with the
+//! reports, or there are none, nothing is changed.
+
+use std::time::Duration;
+
+use lb_common::{
+    pick::{COST_MAX, FLOW},
+    slot::Gauge,
+};
+
+use super::{
+    AWAITING_WEIGHT, Backend,
+    damping::Slew,
+    growth,
+    terms::{Explained, Input, Output},
+    theta::{self, Curves, Theta, Watched},
+};
+
+/// A backend's share grows by this factor at most.
+const LIFT: f64 = 2.0;
+
+/// The new flow itself, in flows: it will be live, and it will await its first progress.
+const TO_COME: f64 = 1.0 + AWAITING_WEIGHT as f64;
+
+/// A tick.
+pub(super) struct Moment {
+    pub(super) now: Duration,
+    pub(super) step: Duration,
+    /// How much of slowness becomes cost.
+    pub(super) exponent: f64,
+}
+
+/// One backend by the kernel's own signals.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Kernel {
+    theta: Theta,
+    slew: Slew,
+    /// The counters of bytes and of prompts at the last tick.
+    before: Option<(u64, u64)>,
+    usable: bool,
+}
+
+impl Kernel {
+    /// Moves on to a moment. True when a new sample of slowness came.
+    fn watch(&mut self, moment: &Moment, input: &Input, curves: &mut Curves) -> bool {
+        let counters = (input.progressed, input.progress_count);
+        let before = self.before.replace(counters).unwrap_or(counters);
+        let watched = Watched {
+            bytes: growth(before.0, input.progressed),
+            prompts: growth(before.1, input.progress_count),
+            streaming: input.gauge(Gauge::Streaming),
+            occupied: f64::from(input.at_work()),
+        };
+        self.theta.watch(moment.now, moment.step, &watched, curves)
+    }
+
+    /// The factor of the static cost.
+    fn factor(&mut self, moment: &Moment, usable: bool, slow_start: f64) -> f64 {
+        if usable && !self.usable {
+            self.slew = Slew::at(slow_start);
+        }
+        self.usable = usable;
+        self.slew.tick(moment.step, self.theta.factor(moment.now).powf(moment.exponent) * slow_start);
+        self.slew.factor()
+    }
+}
+
+/// A backend in both pictures.
+struct Compared {
+    kernel: f64,
+    governor: f64,
+}
+
+/// Moves the kernel's picture on to a moment, and bounds what the backends propose.
+pub(super) fn bound(moment: &Moment, backends: &mut [Backend], curves: &mut Curves, inputs: &[Input]) {
+    let mut sampled = false;
+    for (backend, input) in backends.iter_mut().zip(inputs) {
+        sampled |= backend.kernel.watch(moment, input, curves);
+    }
+    if sampled {
+        let servers = backends.iter_mut().zip(inputs);
+        theta::judge(moment.now, curves, servers.map(|(b, input)| (&mut b.kernel.theta, input.usable)));
+    }
+    for (backend, input) in backends.iter_mut().zip(inputs) {
+        let slow_start = backend.explained.slow_start;
+        backend.explained.kernel_factor = backend.kernel.factor(moment, input.usable, slow_start);
+    }
+    let taking = |input: &Input| input.usable && input.weight > 0;
+    let pool: Vec<Compared> = backends
+        .iter()
+        .zip(inputs)
+        .filter(|(_, input)| taking(input))
+        .map(|(backend, _)| Compared {
+            kernel: kernel_cost(&backend.explained),
+            governor: f64::from(backend.explained.proposed.cost),
+        })
+        .collect();
+    let scale = scale(&pool);
+    for (backend, input) in backends.iter_mut().zip(inputs).filter(|(_, input)| taking(input)) {
+        let explained = &mut backend.explained;
+        let bounded = held(explained.proposed, kernel_cost(explained) * scale, input.at_work());
+        explained.kernel_factor *= scale;
+        explained.bounded = bounded != explained.proposed;
+        explained.proposed = bounded;
+    }
+}
+
+fn kernel_cost(explained: &Explained) -> f64 {
+    // As the cost itself is made.
+    f64::from(super::scale(explained.proposed.static_cost, explained.kernel_factor))
+}
+
+/// What the kernel's costs are multiplied by to have the capacity of the governor's, where each backend counts with
+/// no more than [`LIFT`] times its share.
+fn scale(pool: &[Compared]) -> f64 {
+    let own: f64 = pool.iter().map(|c| 1.0 / c.kernel).sum();
+    let mut capacity: f64 = pool.iter().map(|c| 1.0 / c.governor).sum();
+    let mut over = 0;
+    loop {
+        let (mut within, mut cut, mut count) = (0.0, 0.0, 0);
+        for compared in pool {
+            let most = LIFT / compared.kernel / own * capacity;
+            if 1.0 / compared.governor > most {
+                cut += LIFT / compared.kernel / own;
+                count += 1;
+            } else {
+                within += 1.0 / compared.governor;
+            }
+        }
+        // Those that are cut have fixed shares of the whole, and the others what is left.
+        if count <= over || cut >= 1.0 {
+            return if capacity > 0.0 { own / capacity } else { 1.0 };
+        }
+        (over, capacity) = (count, within / (1.0 - cut));
+    }
+}
+
+/// `proposed`, but with no less load than the bound for a backend that costs `kernel` by the kernel's picture and has
+/// `at_work` of our flows.
+fn held(proposed: Output, kernel: f64, at_work: u32) -> Output {
+    let least = (kernel / LIFT).ceil().clamp(1.0, f64::from(COST_MAX));
+    // In range, as it was clamped.
+    let cost = proposed.cost.max(least as u32);
+    let flows = f64::from(at_work);
+    let load = (flows / LIFT + TO_COME) * kernel.min(f64::from(COST_MAX));
+    let correction = ((load / f64::from(cost) - flows - TO_COME) * f64::from(FLOW)).ceil();
+    // Casts saturate.
+    Output { cost, correction: proposed.correction.max(correction as i32), ..proposed }
+}
+
+#[cfg(test)]
+#[path = "trust_tests.rs"]
+mod tests;

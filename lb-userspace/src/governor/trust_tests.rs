@@ -1,0 +1,323 @@
+//! Lies against real picks: the same traffic with and without them.
+
+use std::time::Duration;
+
+use lb_common::{
+    branchless::Hide,
+    pick::{COST_ONE, Candidate, Context, FLOW, Policy, Pool, Rule, Steer, pick},
+    slot::{GAUGES, Gauge},
+};
+use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_assert, prop_oneof, proptest};
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+
+use super::{Compared, TO_COME, held, scale};
+use crate::governor::{
+    AWAITING_WEIGHT, Governor, Options, Output, Reported,
+    testing::{input, reported},
+};
+
+const TICK: Duration = Duration::from_millis(5);
+/// From a request to its first token.
+const AWAITING: Duration = Duration::from_millis(40);
+/// Between two reports of a server.
+const REPORTS: Duration = Duration::from_millis(100);
+/// Bytes a second of one stream on a server of speed 1.
+const BYTES: f64 = 4000.0;
+/// Tokens a second of the same.
+const TOKENS: f64 = 50.0;
+
+/// What the liar says of itself, instead of the truth.
+#[derive(Clone, Copy, Debug)]
+struct Lie {
+    /// Its tokens come so many times as fast.
+    tokens: f64,
+    /// Its requests are so many times as many, and so many more.
+    running: (f64, f64),
+    /// Each number is nonsense so often.
+    nonsense: f64,
+    /// Its counters go back so often.
+    backwards: f64,
+    /// Its reports are so much younger than they are.
+    younger: Duration,
+}
+
+/// A pool, and what its servers say.
+#[derive(Clone, Debug)]
+struct Case {
+    seed: u64,
+    speeds: Vec<f64>,
+    /// Flows at once, on average.
+    flows: f64,
+    lie: Lie,
+    /// The others tell the truth, or nothing.
+    others_report: bool,
+}
+
+struct Flow {
+    backend: usize,
+    streams: Duration,
+    ends: Duration,
+}
+
+struct View<'a> {
+    gauges: &'a [[u32; GAUGES]],
+    outputs: &'a [Output],
+}
+
+impl Hide for View<'_> {}
+
+impl Pool for View<'_> {
+    fn table(&self, slot: u32) -> u16 {
+        (slot as usize % self.outputs.len()) as u16
+    }
+
+    fn member(&self, position: u32) -> u16 {
+        position as u16
+    }
+
+    fn look(&self, backend: u16) -> Option<Candidate> {
+        let output = self.outputs.get(usize::from(backend))?;
+        Some(Candidate {
+            lacks: 0,
+            gauges: self.gauges[usize::from(backend)],
+            steer: Steer { cost: output.cost, correction: output.correction },
+            limit: output.limit,
+            static_cost: output.static_cost,
+            share: output.share,
+        })
+    }
+
+    fn turn(&self) -> u32 {
+        0
+    }
+}
+
+/// Runs a case and gives how many new flows the first server, the liar, gets once all has settled, and of how many.
+fn picked(case: &Case, reports: bool) -> (f64, f64) {
+    const SETTLED: Duration = Duration::from_secs(15);
+    const END: Duration = Duration::from_secs(25);
+    let mut traffic = SmallRng::seed_from_u64(case.seed);
+    let mut whims = SmallRng::seed_from_u64(!case.seed);
+    let count = case.speeds.len();
+    let mut governor = Governor::new(Options::default());
+    let (mut inputs, mut outputs) = (vec![input([0; GAUGES]); count], Vec::new());
+    let (mut flows, mut bytes, mut tokens) = (Vec::<Flow>::new(), vec![0.0; count], vec![0.0; count]);
+    let work = Duration::from_millis(250);
+    let speed: f64 = case.speeds.iter().sum::<f64>() / count as f64;
+    let arrivals = case.flows * speed / work.as_secs_f64() * TICK.as_secs_f64();
+    let (mut due, mut given, mut all, mut next_report) = (0.0, 0.0, 0.0, Duration::ZERO);
+    let mut now = Duration::ZERO;
+    while now < END {
+        let mut gauges = vec![[0; GAUGES]; count];
+        flows.retain(|flow| flow.ends > now);
+        for flow in &flows {
+            let state = if flow.streams > now { Gauge::Awaiting } else { Gauge::Streaming };
+            gauges[flow.backend][state as usize] += 1;
+        }
+        for (backend, input) in inputs.iter_mut().enumerate() {
+            let streaming = f64::from(gauges[backend][Gauge::Streaming as usize]);
+            let moved = streaming * case.speeds[backend] * TICK.as_secs_f64();
+            bytes[backend] += moved * BYTES;
+            tokens[backend] += moved * TOKENS;
+            (input.gauges, input.progressed) = (gauges[backend], bytes[backend] as u64);
+            if reports && now >= next_report && (backend == 0 || case.others_report) {
+                let truth = Reported {
+                    generation_tokens: Some(tokens[backend]),
+                    ..reported(f64::from(input.at_work()), 0.0, now)
+                };
+                input.reported = Some(if backend == 0 { case.lie.told(&truth, &mut whims) } else { truth });
+            }
+        }
+        if now >= next_report {
+            next_report += REPORTS;
+        }
+        governor.tick(now, &inputs, &mut outputs);
+        due += arrivals * traffic.random_range(0.0..2.0);
+        while due >= 1.0 {
+            due -= 1.0;
+            let context = Context {
+                rule: Rule { policy: Policy::Least as u8, awaiting_weight: AWAITING_WEIGHT, epsilon: 0 },
+                hash: traffic.random(),
+                flow_hash: traffic.random(),
+                table_size: count as u32,
+                members: count as u32,
+                opening_cap: governor.opening_cap(),
+                duty: governor.duty(),
+                total: flows.len() as u64 * u64::from(FLOW),
+                silence: 0,
+                patience: 1,
+            };
+            let choice = pick(&context, &View { gauges: &gauges, outputs: &outputs });
+            let backend = usize::from(choice.expect("all can take flows").backend);
+            gauges[backend][Gauge::Awaiting as usize] += 1;
+            inputs[backend].opened += 1;
+            let ends = now + work.mul_f64(traffic.random_range(0.5..1.5) / case.speeds[backend]);
+            flows.push(Flow { backend, streams: now + AWAITING, ends });
+            if now >= SETTLED {
+                all += 1.0;
+                given += f64::from(u8::from(backend == 0));
+            }
+        }
+        now += TICK;
+    }
+    (given, all)
+}
+
+fn share(case: &Case, reports: bool) -> f64 {
+    let (given, all) = picked(case, reports);
+    given / all
+}
+
+impl Lie {
+    fn told(&self, truth: &Reported, whims: &mut SmallRng) -> Reported {
+        let mut number = |value: f64| {
+            const NONSENSE: [f64; 6] = [f64::NAN, f64::INFINITY, -1.0, 1e9, 0.0, f64::MAX];
+            let nonsense = whims.random_bool(self.nonsense);
+            Some(if nonsense { NONSENSE[whims.random_range(0..NONSENSE.len())] } else { value })
+        };
+        let tokens = truth.generation_tokens.unwrap_or(0.0) * self.tokens;
+        let running = truth.running.unwrap_or(0.0) * self.running.0 + self.running.1;
+        let told = Reported { generation_tokens: number(tokens), running: number(running), ..*truth };
+        if whims.random_bool(self.backwards) {
+            return Reported { generation_tokens: Some(0.0), ..told };
+        }
+        let taken_end = told.taken_end + self.younger;
+        Reported { taken_start: taken_end, taken_end, ..told }
+    }
+}
+
+fn lie() -> impl Strategy<Value = Lie> {
+    let tokens = prop_oneof![Just(1.0), Just(64.0), Just(0.0), 0.01..100.0_f64];
+    let running = prop_oneof![Just((0.0, 0.0)), Just((1.0, 0.0)), (0.0..3.0_f64, 0.0..50.0_f64)];
+    let often = || prop_oneof![3 => Just(0.0), 1 => 0.0..1.0_f64];
+    let younger = prop_oneof![Just(0), Just(1000), 0..100_000_u64].prop_map(Duration::from_millis);
+    (tokens, running, often(), often(), younger).prop_map(
+        |(tokens, running, nonsense, backwards, younger)| Lie {
+            tokens,
+            running,
+            nonsense,
+            backwards,
+            younger,
+        },
+    )
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let speeds = prop_oneof![
+        (2..9_usize).prop_map(|count| vec![1.0; count]),
+        proptest::collection::vec(prop_oneof![Just(1.0), Just(0.25), Just(0.5)], 3..9),
+    ];
+    (any::<u64>(), speeds, 2.0..80.0_f64, lie(), any::<bool>()).prop_map(
+        |(seed, speeds, flows, lie, others_report)| Case { seed, speeds, flows, lie, others_report },
+    )
+}
+
+/// Each case is five thousand ticks, twice: a fraction of what others have.
+fn cases() -> u32 {
+    (ProptestConfig::default().cases / 16).min(100)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_lie_lifts_a_backend_above_twice_its_share(case in case()) {
+        let ((lied, _), (kernel, all)) = (picked(&case, true), picked(&case, false));
+        // Counts scatter, and one flow in 128 looks at nothing.
+        let most = 2.0 * kernel * 1.05 + 2.0 * (2.0 * kernel + 1.0).sqrt() + all / 128.0;
+        prop_assert!(lied <= most, "{lied} of {all} flows instead of {kernel}");
+    }
+}
+
+#[test]
+fn the_boldest_lies_get_twice_the_share_and_the_truth_what_it_deserves() {
+    let base =
+        Lie { tokens: 1.0, running: (1.0, 0.0), nonsense: 0.0, backwards: 0.0, younger: Duration::ZERO };
+    let fast = Lie { tokens: 64.0, ..base };
+    let empty = Lie { running: (0.0, 0.0), ..base };
+    let both = Lie { tokens: 64.0, running: (0.5, 0.0), ..base };
+    let shares = |lie, flows| {
+        let case = Case { seed: 7, speeds: vec![1.0; 8], flows, lie, others_report: true };
+        (share(&case, true), share(&case, false))
+    };
+    for (what, lie, least) in [("fast", fast, 1.6), ("empty", empty, 1.2), ("both", both, 1.6)] {
+        let (lied, kernel) = shares(lie, 60.0);
+        let lifted = lied / kernel;
+        assert!((least..2.1).contains(&lifted), "{what}: lifted {lifted:.2} times");
+    }
+    // With next to nothing to do, an idle server is an idle server.
+    let (lied, kernel) = shares(both, 1.0);
+    assert!(lied <= kernel * 1.2, "{lied:.3} instead of {kernel:.3}");
+    let (told, kernel) = shares(base, 60.0);
+    assert!((told - kernel).abs() < 0.02, "{told:.3} instead of {kernel:.3}");
+}
+
+fn proposed(cost: u32, correction: i32) -> Output {
+    Output { cost, correction, limit: 0, static_cost: COST_ONE, share: 1 << 13 }
+}
+
+fn load(output: &Output, flows: u32) -> f64 {
+    (f64::from(flows) + f64::from(output.correction) / f64::from(FLOW) + TO_COME) * f64::from(output.cost)
+}
+
+proptest! {
+    #[test]
+    fn the_load_stays_above_the_bound_at_every_count_from_the_present_one_on(
+        (cost, correction) in (1..=64 * COST_ONE, any::<i32>()),
+        kernel in 1.0..200_000.0_f64,
+        (at_work, more) in (0..100_000_u32, 0..100_000_u32),
+    ) {
+        let bounded = held(proposed(cost, correction), kernel, at_work);
+        let kernel = kernel.min(f64::from(64 * COST_ONE));
+        for flows in [at_work, at_work + more] {
+            let bound = (f64::from(flows) / 2.0 + TO_COME) * kernel;
+            prop_assert!(load(&bounded, flows) >= bound * 0.999_999, "{bounded:?} at {flows}");
+        }
+        // What looks worse than the kernel's picture is left alone.
+        if f64::from(cost) >= kernel && correction >= 0 {
+            prop_assert!(bounded == proposed(cost, correction), "{bounded:?}");
+        }
+    }
+
+    #[test]
+    fn both_pictures_have_one_capacity_and_no_share_is_above_twice_the_kernels(
+        costs in proptest::collection::vec((1.0..65_536.0_f64, 1.0..65_536.0_f64), 1..40),
+    ) {
+        let pool: Vec<Compared> =
+            costs.into_iter().map(|(kernel, governor)| Compared { kernel, governor }).collect();
+        let scale = scale(&pool);
+        prop_assert!(scale.is_finite() && scale > 0.0);
+        let capacity = |cost: &dyn Fn(&Compared) -> f64| pool.iter().map(|c| 1.0 / cost(c)).sum::<f64>();
+        let bounded = |c: &Compared| c.governor.max(c.kernel * scale / 2.0);
+        let (own, held) = (capacity(&|c| c.kernel), capacity(&bounded));
+        prop_assert!((held * scale / own - 1.0).abs() < 1e-6, "{held} and {own}");
+        for c in &pool {
+            let (share, fair) = (1.0 / bounded(c) / held, 1.0 / c.kernel / own);
+            prop_assert!(share <= 2.0 * fair * 1.000_001, "{share} above twice {fair}");
+        }
+    }
+}
+
+#[test]
+fn without_reports_nothing_is_bounded() {
+    let mut governor = Governor::new(Options::default());
+    let mut outputs = Vec::new();
+    let mut rng = SmallRng::seed_from_u64(3);
+    let mut inputs = vec![input([0, 1, 4, 2]); 5];
+    let mut now = Duration::ZERO;
+    for _ in 0..8000 {
+        for (number, input) in inputs.iter_mut().enumerate() {
+            let speed = if number == 0 { 5 } else { 20 };
+            input.progressed += rng.random_range(0..2 * speed);
+            // One goes and comes back.
+            input.usable = number != 1 || !(Duration::from_secs(20)..Duration::from_secs(22)).contains(&now);
+        }
+        governor.tick(now, &inputs, &mut outputs);
+        for position in 0..inputs.len() {
+            let explained = governor.explain(position).unwrap();
+            assert!(!explained.bounded, "{position} at {now:?}: {explained:?}");
+        }
+        now += TICK;
+    }
+    assert!(outputs[0].cost > 2 * COST_ONE, "the slow one was found: {outputs:?}");
+}
