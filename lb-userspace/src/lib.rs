@@ -1,5 +1,6 @@
 //! The Guidevane daemon, its agent and its command line.
 
+pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod config;
@@ -9,6 +10,7 @@ pub mod decap;
 pub mod governor;
 pub mod gpu;
 pub mod health;
+mod log;
 pub mod net;
 pub mod signals;
 pub mod sim;

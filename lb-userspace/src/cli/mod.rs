@@ -1,6 +1,7 @@
 //! The command line: its grammar, its exit codes and where output goes. Views only; the daemon does the work and
 //! is handed in as a function.
 
+mod agent;
 mod decap;
 mod explain;
 mod gpu;
@@ -64,6 +65,8 @@ enum Command {
     Decap(decap::DecapArgs),
     /// Show what the driver of this host's GPUs tells
     Gpu(gpu::GpuArgs),
+    /// On a GPU host: report on its servers and GPUs to balancers elsewhere (ORCA over gRPC)
+    Agent(agent::AgentArgs),
     /// Explain backends, take them out of service and put them back
     #[command(subcommand)]
     Backends(BackendsCommand),
@@ -153,6 +156,7 @@ fn dispatch(cli: Cli, run: impl FnOnce(Config, &Path) -> anyhow::Result<()>) -> 
         Command::Decap(args) => decap::run(&args),
         Command::Governor(args) => explain::governor(connect()?, &args),
         Command::Backends(BackendsCommand::Explain(args)) => explain::explain(connect()?, &args),
+        Command::Agent(args) => agent::run(args),
         Command::Backends(BackendsCommand::Drain { name }) => print_change(&connect()?.drain(&name)?),
         Command::Backends(BackendsCommand::Resume { name }) => print_change(&connect()?.resume(&name)?),
         Command::Config(ConfigCommand::Check { file }) => check(&file),

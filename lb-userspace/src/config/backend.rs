@@ -4,16 +4,17 @@ use super::check::{family, integer, name, usable_address};
 use super::error::Source;
 use super::raw::RawBackend;
 use super::scrape::{self, Scrape};
-use super::vip::Seen;
+use super::vip::{Around, Seen};
 use super::{
-    ANY_PORT, Backend, ConfigError, ForwardMode, LIMIT, PORT, Problem, Tunnel, Vip, WEIGHT, nvml, quic,
+    ANY_PORT, Backend, ConfigError, ForwardMode, LIMIT, PORT, Problem, Tunnel, Vip, WEIGHT, agents, nvml,
+    quic,
 };
 
 pub(super) fn backend(
     source: &Source<'_>,
     raw: &RawBackend,
     vip: &Vip,
-    tunnel: &Tunnel,
+    around: &Around<'_>,
     scrape: &Scrape,
     seen: &mut Seen,
 ) -> Result<Backend, ConfigError> {
@@ -24,7 +25,7 @@ pub(super) fn backend(
     }
     let address = usable_address(source, &raw.address, || format!("backend `{name}`"))?;
     match vip.mode {
-        ForwardMode::Tunnel { .. } => tunnel_leads_to(source, raw, &name, vip, tunnel)?,
+        ForwardMode::Tunnel { .. } => tunnel_leads_to(source, raw, &name, vip, around.tunnel)?,
         _ if address.is_ipv4() != vip.address.is_ipv4() => {
             let (family, vip_family) = (family(address), family(vip.address));
             let problem = Problem::Family { name, address, family, vip: vip.name.clone(), vip_family };
@@ -48,6 +49,7 @@ pub(super) fn backend(
         metrics: raw.metrics.as_ref().map(|raw| scrape::metrics(source, raw, scrape)).transpose()?,
         dcgm: raw.dcgm.as_ref().map(|raw| scrape::dcgm(source, raw, scrape)).transpose()?,
         gpus,
+        agent: raw.agent.as_ref().map(|url| agents::url(source, url, around.agents)).transpose()?,
         server_id,
         place,
     })

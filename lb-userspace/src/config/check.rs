@@ -14,8 +14,8 @@ use super::error::Source;
 use super::raw::{RawConfig, RawDaemon, RawHealth, RawInterface};
 use super::{
     Config, ConfigError, Daemon, FLOW_TIMEOUT, FLOWS, HEALTH_COUNT, HEALTH_INTERVAL, HEALTH_TIMEOUT, Health,
-    IDLE_AFTER, Interface, MAX_INTERFACE_NAME, MAX_NAME, MAX_SOCKET_PATH, Problem, TICK, XdpMode, nvml,
-    scrape, sources, vip,
+    IDLE_AFTER, Interface, MAX_INTERFACE_NAME, MAX_NAME, MAX_SOCKET_PATH, Problem, TICK, XdpMode, agents,
+    nvml, scrape, sources, vip,
 };
 
 pub(super) fn config(source: &Source<'_>, raw: RawConfig) -> Result<Config, ConfigError> {
@@ -26,15 +26,17 @@ pub(super) fn config(source: &Source<'_>, raw: RawConfig) -> Result<Config, Conf
     let nat = sources::nat(source, &raw.nat, &interfaces, &raw.vip)?;
     let nvml = nvml::nvml(source, raw.nvml)?;
     let scrape = scrape::scrape(source, &raw.scrape)?;
+    let agents = agents::agents(source, &raw.agents)?;
     let around = vip::Around {
         interfaces: &interfaces,
         tunnel: &tunnel,
         nat: &nat,
         scrape: &scrape,
         governor: daemon.governor,
+        agents: &agents,
     };
     let vips = vip::vips(source, raw.vip, &around)?;
-    Ok(Config { daemon, health, tunnel, nat, nvml, interfaces, vips })
+    Ok(Config { daemon, health, tunnel, nat, nvml, agents, interfaces, vips })
 }
 
 fn daemon(source: &Source<'_>, raw: RawDaemon) -> Result<Daemon, ConfigError> {
@@ -102,11 +104,16 @@ fn interfaces(source: &Source<'_>, raw: Vec<RawInterface>) -> Result<Vec<Interfa
         .collect()
 }
 
+/// Whether a VIP or backend can be called so.
+pub fn is_name(text: &str) -> bool {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+    (1..=MAX_NAME).contains(&text.len()) && text.chars().all(good)
+}
+
 /// Checks the name of a VIP or backend.
 pub(super) fn name(source: &Source<'_>, name: &Spanned<String>) -> Result<String, ConfigError> {
     let text = name.get_ref();
-    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
-    if text.is_empty() || text.len() > MAX_NAME || !text.chars().all(good) {
+    if !is_name(text) {
         return Err(source.invalid(name, Problem::Name { name: text.clone() }));
     }
     Ok(text.clone())

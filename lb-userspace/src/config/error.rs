@@ -10,6 +10,7 @@ use super::{
     ForwardMode, MAX_BACKENDS, MAX_BYTES, MAX_INTERFACE_NAME, MAX_NAME, MAX_NAT_SOURCES, MAX_SOCKET_PATH,
     MAX_VIPS, PolicyKind, Prefix, Protocol,
 };
+use crate::agent;
 use crate::signals::UrlError;
 
 /// A place in a configuration file, shown as `file:line:column`.
@@ -285,6 +286,19 @@ pub enum Problem {
          \"libnvidia-ml.so.1\""
     )]
     NvmlLibrary { path: String },
+    #[error(
+        "agent is \"{url}\", which is no agent's URL: {reason}; write it as in \"https://10.0.0.21:9900\""
+    )]
+    AgentUrl { url: String, reason: agent::UrlError },
+    #[error(
+        "agent \"{url}\" needs ca, cert and key in [agents]; `guidevane agent enroll --balancer` makes them, and http:// \
+         needs none"
+    )]
+    AgentWithoutIdentity { url: String },
+    #[error("[agents] has {present} but no {missing}; give all three of ca, cert and key, or none")]
+    PartOfIdentity { present: &'static str, missing: &'static str },
+    #[error("no backend is configured; add a [[backend]] with a name")]
+    NoAgentBackend,
 }
 
 /// The text that spans point into.

@@ -4,6 +4,8 @@
 //! looks at the machine: whether an interface exists or a backend answers is for its users to find out, and they
 //! name the [`Place`] that each item carries when they report it.
 
+mod agent;
+mod agents;
 mod announce;
 mod backend;
 mod check;
@@ -23,8 +25,12 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::agent::{AgentUrl, SHORTEST_INTERVAL};
 use crate::signals::{DcgmTarget, Target};
 
+pub use agent::{AgentBackend, AgentConfig};
+pub use agents::{Agents, Identity};
+pub use check::is_name;
 pub use error::{ConfigError, Place, Problem};
 pub use nvml::{GpuId, Nvml};
 pub use sources::{Nat, Prefix, Source, Tunnel};
@@ -60,6 +66,8 @@ const SCRAPE_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Du
 const SCRAPE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
 /// From one question to a DCGM exporter to the next: few beside the 30 s that it takes to have something new.
 const DCGM_INTERVAL: Duration = Duration::from_secs(5);
+/// Reports of agents; no more often than costs are computed.
+const AGENT_INTERVAL: RangeInclusive<Duration> = SHORTEST_INTERVAL..=Duration::from_secs(60);
 const FLOWS: RangeInclusive<i64> = 4096..=1 << 26;
 const PORT: RangeInclusive<i64> = 1..=65_535;
 /// The port of a VIP that is for all of them.
@@ -93,6 +101,8 @@ pub struct Config {
     pub nat: Nat,
     /// How GPUs of this host are read.
     pub nvml: Nvml,
+    /// How agents are asked.
+    pub agents: Agents,
     /// Interfaces that receive the VIPs' traffic; at least one, no name twice.
     pub interfaces: Vec<Interface>,
     /// Virtual services, in the file's order; at least one.
@@ -258,6 +268,8 @@ pub struct Backend {
     pub dcgm: Option<DcgmTarget>,
     /// The GPUs of this host that it runs on; `None` has them found, where `[nvml]` says so.
     pub gpus: Option<Vec<GpuId>>,
+    /// The agent on the server's host, or another server of ORCA reports.
+    pub agent: Option<AgentUrl>,
     /// What QUIC connection IDs of the VIP call it, as a big-endian number.
     pub server_id: Option<u64>,
     /// Where the file names this backend.
@@ -280,18 +292,7 @@ impl Config {
     /// # Errors
     /// The file cannot be read, is larger than [`MAX_BYTES`], or [`Config::parse`] refuses it.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let name = path.display().to_string();
-        let mut bytes = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
-            .map_err(|source| ConfigError::Read { file: name.clone(), source })?;
-        if bytes.len() > MAX_BYTES {
-            return Err(ConfigError::Oversized { file: name });
-        }
-        match str::from_utf8(&bytes) {
-            Ok(text) => Self::parse(&name, text),
-            Err(error) => Err(ConfigError::not_utf8(&name, &bytes, error)),
-        }
+        read(path, Self::parse)
     }
 
     /// Checks the configuration in `text`; `name` is what errors call the file.
@@ -305,5 +306,21 @@ impl Config {
         let source = error::Source::new(name, text);
         let raw = toml::from_str(text).map_err(|error| source.syntax(&error))?;
         check::config(&source, raw)
+    }
+}
+
+/// Reads a file of at most [`MAX_BYTES`] and parses it under its name.
+fn read<T>(path: &Path, parse: impl FnOnce(&str, &str) -> Result<T, ConfigError>) -> Result<T, ConfigError> {
+    let name = path.display().to_string();
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|source| ConfigError::Read { file: name.clone(), source })?;
+    if bytes.len() > MAX_BYTES {
+        return Err(ConfigError::Oversized { file: name });
+    }
+    match str::from_utf8(&bytes) {
+        Ok(text) => parse(&name, text),
+        Err(error) => Err(ConfigError::not_utf8(&name, &bytes, error)),
     }
 }

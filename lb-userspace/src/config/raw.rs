@@ -28,6 +28,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub nvml: RawNvml,
     #[serde(default)]
+    pub agents: RawAgents,
+    #[serde(default)]
     pub interface: Vec<RawInterface>,
     #[serde(default)]
     pub vip: Vec<RawVip>,
@@ -87,6 +89,15 @@ pub(super) struct RawNat {
 pub(super) struct RawNvml {
     pub library: Option<Spanned<PathBuf>>,
     pub discover: Option<bool>,
+    pub interval: Option<Spanned<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAgents {
+    pub ca: Option<Spanned<PathBuf>>,
+    pub cert: Option<Spanned<PathBuf>>,
+    pub key: Option<Spanned<PathBuf>>,
     pub interval: Option<Spanned<String>>,
 }
 
@@ -164,6 +175,7 @@ pub(super) struct RawBackend {
     pub metrics: Option<Spanned<RawEndpoint>>,
     pub dcgm: Option<Spanned<RawEndpoint>>,
     pub gpus: Option<Vec<Spanned<RawGpu>>>,
+    pub agent: Option<Spanned<String>>,
     pub server_id: Option<Spanned<String>>,
 }
 

@@ -12,9 +12,9 @@ use super::error::Source;
 use super::raw::{RawMode, RawPort, RawVip};
 use super::scrape::{self, Scrape};
 use super::{
-    ANY_PORT, Affinity, Announce, Backend, ConfigError, DUTY, EPSILON, Encap, ForwardMode, GovernorMode,
-    Interface, MAX_BACKENDS, MAX_VIPS, Nat, PORT, Policy, PolicyKind, Problem, Protocol, SKIP_BYTES, Tunnel,
-    Vip, quic,
+    ANY_PORT, Affinity, Agents, Announce, Backend, ConfigError, DUTY, EPSILON, Encap, ForwardMode,
+    GovernorMode, Interface, MAX_BACKENDS, MAX_VIPS, Nat, PORT, Policy, PolicyKind, Problem, Protocol,
+    SKIP_BYTES, Tunnel, Vip, quic,
 };
 
 /// Bytes of the response headers of the common inference servers, with some room.
@@ -29,6 +29,7 @@ pub(super) struct Around<'a> {
     pub nat: &'a Nat,
     pub scrape: &'a Scrape,
     pub governor: GovernorMode,
+    pub agents: &'a Agents,
 }
 
 /// What has been read so far; a new item must not repeat it.
@@ -119,7 +120,7 @@ fn vip(source: &Source<'_>, raw: RawVip, around: &Around<'_>, seen: &mut Seen) -
     let scrape = scrape::scrape(source, &raw.scrape)?.or(around.scrape);
     let (mut own, mut ids) = (HashMap::new(), HashMap::new());
     for raw in raw.backend {
-        let backend = backend(source, &raw, &vip, around.tunnel, &scrape, seen)?;
+        let backend = backend(source, &raw, &vip, around, &scrape, seen)?;
         if let Some(other) = own.insert(backend.endpoint(), backend.name.clone()) {
             let Backend { name, address, port, .. } = backend;
             let problem = Problem::SameBackend { name, other, vip: vip.name, address, port };

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use lb_common::pick::FLOW;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{
     governing::{Governing, Subject, Ward},
@@ -20,6 +20,7 @@ use super::{
     traces::Traces,
 };
 use crate::{
+    agent::subscriber::Agents,
     api::{AdminState, ModeChange},
     config::{Backend, Config, GovernorMode, Vip},
     dataplane::{
@@ -31,7 +32,7 @@ use crate::{
     gpu::{self, Gpus},
     health,
     net::neighbour::{self, Reason, Resolution},
-    signals::{Board, Faults, Scrapers},
+    signals::{Board, Faults, Scrape, Scrapers},
 };
 
 /// The daemon's state; one lock around it makes every change whole.
@@ -56,6 +57,8 @@ pub struct Core {
     pub faults: Faults,
     /// The GPUs of this host.
     pub gpus: Gpus,
+    /// What agents report.
+    pub agents: Agents,
     /// Shares of new flows.
     pub shares: Shares,
     /// Traces under way.
@@ -83,6 +86,7 @@ impl Core {
         let options = gpu::Options { library: config.nvml.library.clone(), interval: config.nvml.interval };
         let mut core = Self {
             gpus: Gpus::new(options, Arc::clone(&hardware)),
+            agents: Agents::new(Arc::clone(&hardware)),
             hardware,
             faults: Faults::default(),
             dataplane,
@@ -280,6 +284,12 @@ impl Core {
             .map(|(service, id, vip, _)| (vip.clone(), self.governing.explain(service, id)))
     }
 
+    /// What a backend's server reports. One that is scraped from here is not heard by way of its agent: the same
+    /// counters, dated twice, would look like two servers.
+    pub fn reports(&self, name: &str) -> Option<watch::Receiver<Scrape>> {
+        self.scrapers.subscribe(name).or_else(|| self.agents.subscribe(name))
+    }
+
     /// What ids are called in events.
     fn names(&self) -> Names {
         let services = self.dataplane.steering.services().iter();
@@ -305,7 +315,7 @@ impl Core {
                         weight: u32::from(backend.weight),
                         limit: backend.limit,
                         usable: self.dataplane.steering.backends.is_eligible(id),
-                        scrape: self.scrapers.subscribe(&backend.name),
+                        scrape: self.reports(&backend.name),
                         hardware: self.hardware.subscribe(&backend.name),
                     })
                     .collect(),

@@ -30,7 +30,6 @@ pub use plan::timeouts;
 
 use std::{
     collections::{HashMap, HashSet},
-    io::IsTerminal as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -48,6 +47,7 @@ use self::{
     traces::Traces,
 };
 use crate::{
+    agent::subscriber::Terms,
     api::Server,
     config::{Announce, Config},
     dataplane::{Dataplane, loader::Options, sweep::Sweep},
@@ -71,13 +71,7 @@ const SILENCE: Duration = Duration::from_secs(2);
 ///
 /// When it cannot start; what ran before then runs on untouched.
 pub fn run(config: Config, file: &Path) -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
-        )
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    crate::log::start();
     /// Netlink, probes and scrapes are all waiting; the threads that work are the governor's and the sweep's.
     const WORKERS: usize = 2;
     tokio::runtime::Builder::new_multi_thread()
@@ -98,12 +92,15 @@ struct Daemon {
     silence: Silence,
     sweeping: Sweeping,
     addresses: VipAddresses,
+    /// How agents are asked.
+    terms: Terms,
 }
 
 impl Daemon {
     async fn start(config: Config, file: &Path) -> anyhow::Result<()> {
         let netlink = Netlink::open().context("open netlink")?;
         let interfaces = plan::find_interfaces(&config, &netlink).await?;
+        let terms = plan::terms(&config)?;
         let server = Server::bind(&config.daemon.socket)?;
         plan::check_sources(&config, &netlink).await?;
         let mut dataplane = Dataplane::open(&Options {
@@ -144,6 +141,7 @@ impl Daemon {
             sweeping,
             addresses: VipAddresses::new(netlink.clone()),
             netlink,
+            terms,
         };
         let outcome = daemon.serve(&config, server).await;
         let pinned = daemon.lock().dataplane.is_pinned();
@@ -222,11 +220,14 @@ impl Daemon {
         let mut core = self.lock();
         core.scrapers.set_targets(plan::targets(config));
         let (gpus, exporters) = (plan::gpu_targets(config), plan::exporters(config));
+        let agents = plan::agents(config);
         let read = gpus.iter().map(|target| Arc::clone(&target.key));
-        let keys: HashSet<Key> = read.chain(exporters.map(|(key, _)| key)).collect();
+        let heard_of = agents.iter().filter(|(_, target)| target.gpus).map(|(key, _)| Arc::clone(key));
+        let keys: HashSet<Key> = read.chain(exporters.map(|(key, _)| key)).chain(heard_of).collect();
         core.hardware.retain(&keys);
         keys.iter().for_each(|key| core.hardware.enter(key));
         core.scrapers.set_exporters(plan::exporters(config));
+        core.agents.set_targets(self.terms.clone(), agents);
         core.gpus.set_targets(gpus).context("start to read GPUs")
     }
 

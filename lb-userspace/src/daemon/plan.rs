@@ -11,9 +11,10 @@ use lb_common::{
 };
 
 use crate::{
+    agent::subscriber::{self, Terms},
     config::{
-        self, Affinity, Announce, Config, Encap, ForwardMode, GovernorMode, PolicyKind, Prefix, Protocol,
-        Source, XdpMode,
+        self, Affinity, Announce, Config, Encap, ForwardMode, GovernorMode, Identity, PolicyKind, Prefix,
+        Protocol, Source, XdpMode,
     },
     dataplane::{
         Error,
@@ -92,6 +93,29 @@ pub fn gpu_targets(config: &Config) -> Vec<gpu::Target> {
             key: backend.name.as_str().into(),
             addresses: vec![backend.endpoint(), vip.endpoint()],
             gpus: backend.gpus.clone(),
+        })
+        .collect()
+}
+
+/// How agents are asked.
+///
+/// # Errors
+///
+/// When the files of `[agents]` are not what they should be.
+pub fn terms(config: &Config) -> anyhow::Result<Terms> {
+    let identity = config.agents.identity.as_ref();
+    let tls = identity.map(Identity::client).transpose().context("prepare TLS for [agents]")?;
+    Ok(Terms { tls, interval: config.agents.interval })
+}
+
+/// The agents of all backends that have one. They are not heard on GPUs that are read otherwise.
+pub fn agents(config: &Config) -> Vec<(Key, subscriber::Target)> {
+    let backends = config.vips.iter().flat_map(|vip| &vip.backends);
+    backends
+        .filter_map(|backend| {
+            let url = backend.agent.clone()?;
+            let gpus = !has_gpus_here(config, backend) && backend.dcgm.is_none();
+            Some((backend.name.as_str().into(), subscriber::Target { url, gpus }))
         })
         .collect()
 }

@@ -19,14 +19,16 @@ impl Daemon {
     }
 
     /// Applies the configuration as it is now; gives it, and the one before.
-    async fn take_over(&self) -> anyhow::Result<(Config, Config)> {
+    async fn take_over(&mut self) -> anyhow::Result<(Config, Config)> {
         let mut config = Config::load(&self.file)?;
         let before = self.lock().config.clone();
         config.daemon.socket.clone_from(&before.daemon.socket);
         restart_only(&before, &config)?;
         let interfaces = plan::find_interfaces(&config, &self.netlink).await?;
         plan::check_sources(&config, &self.netlink).await?;
+        let terms = plan::terms(&config)?;
         tokio::task::block_in_place(|| self.lock().apply(config.clone(), interfaces))?;
+        self.terms = terms;
         Ok((config, before))
     }
 

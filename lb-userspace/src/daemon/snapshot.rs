@@ -160,8 +160,8 @@ fn backend_of(
         bytes: traffic.bytes,
         ttft_p50_seconds: quantile(&progress, 0.5),
         ttft_p99_seconds: quantile(&progress, 0.99),
-        reported: core.scrapers.subscribe(&backend.name).and_then(|scrape| reported(&scrape.borrow())),
         gpu: core.hardware.subscribe(&backend.name).and_then(|gpu| Some(gpu_of(gpu.borrow().as_ref()?))),
+        reported: core.reports(&backend.name).and_then(|scrape| reported(&scrape.borrow())),
     }
 }
 

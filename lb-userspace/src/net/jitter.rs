@@ -19,6 +19,11 @@ pub(crate) fn first_delay(period: Duration) -> Duration {
     period.mul_f64(rand::rng().random_range(0.0..=SPREAD))
 }
 
+/// Half of `pause` to all of it, at random: those who lost the same peer do not all come back at once.
+pub(crate) fn scattered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Duration, first_delay, jittered};

@@ -1,5 +1,6 @@
 //! The configuration: what a good file means, and how each bad one is refused.
 
+mod agents;
 mod refusals;
 mod scrape;
 mod sources;
@@ -9,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use guidevane::config::{
-    Affinity, Announce, Config, ConfigError, Daemon, Encap, ForwardMode, GovernorMode, GpuId, Health,
+    Affinity, Agents, Announce, Config, ConfigError, Daemon, Encap, ForwardMode, GovernorMode, GpuId, Health,
     MAX_BYTES, Nvml, Policy, Problem, Protocol, Quic, XdpMode,
 };
 use guidevane::signals::ScrapeOptions;
@@ -78,6 +79,7 @@ fn the_example_file_is_accepted_and_shows_the_defaults() {
     let config = Config::load(&path).unwrap();
     assert_eq!(config.daemon, Daemon::default());
     assert_eq!(config.health, Health::default());
+    assert_eq!(config.agents, Agents::default());
     assert_eq!(config.interfaces[0].mode, XdpMode::Native);
     let [chat, embeddings, voice] = &config.vips[..] else {
         panic!("three VIPs expected: {:?}", config.vips)

@@ -1,5 +1,6 @@
 //! The daemon and its kernel side, end to end: real connections through XDP, in namespaces of a test bed.
 
+mod agents;
 mod builds;
 mod churn;
 mod connections;
