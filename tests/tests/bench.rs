@@ -1,9 +1,10 @@
 //! The benchmarks, as far as they can be right or wrong on a busy machine. Of the packet path: its programs load, and
 //! in every case packets take the way that its name says; what they take in nanoseconds is nobody's promise here. Of
-//! the flow table, in small: no live flow is pushed out, no stream breaks, and every gauge stays exact.
+//! the flow table, in small: no live flow is pushed out, no stream breaks, and every gauge stays exact. Of the daemon: all
+//! that is waited for comes.
 
 use std::{
-    env,
+    env, fs,
     path::Path,
     process::{Command, Output},
 };
@@ -65,6 +66,26 @@ fn table(options: &[&str]) -> String {
     let (out, error) = (text(&ran.stdout), text(&ran.stderr));
     assert!(ran.status.success(), "{error}\n{out}");
     out
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and XDP"]
+fn new_connections_are_steered_by_a_fault_a_slow_clock_and_a_drain_at_once() {
+    /// Two thousand times what is promised: a busy machine may take its time, a missed signal takes for ever.
+    const CEILING_MS: f64 = 20_000.0;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let json = folder.path().join("reaction.json");
+    let measured = run(Command::new(env!("CARGO_BIN_EXE_bench-reaction"))
+        .args(["--rounds", "3", "--any-time", "--json"])
+        .arg(&json));
+    let (out, error) = (text(&measured.stdout), text(&measured.stderr));
+    assert!(measured.status.success(), "{error}\n{out}");
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(json).expect("a report")).expect("JSON");
+    for what in ["xid", "throttle", "drain"] {
+        let times = &report[what];
+        assert_eq!(times["rounds"], 3, "{what}: {report}");
+        assert!(times["max"].as_f64().is_some_and(|max| max > 0.0 && max < CEILING_MS), "{what}: {report}");
+    }
 }
 
 #[test]

@@ -164,6 +164,11 @@ pub enum Event {
     },
     /// Instances have come or gone.
     Divided,
+    /// The clocks of a GPU are others now, and so may be what holds them down.
+    Clocks {
+        /// The whole GPU.
+        uuid: String,
+    },
 }
 
 /// The driver's events.

@@ -20,6 +20,17 @@ use crate::{
 /// A question to ask: of which unit, and what.
 pub type Job = (String, Question);
 
+/// What an event of the driver asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Follow {
+    /// It said all.
+    Nothing,
+    /// This question, now.
+    Ask(Job),
+    /// A new list of the GPUs.
+    List,
+}
+
 /// Everything that is known of the GPUs of this host.
 #[derive(Debug, Default)]
 pub struct State {
@@ -159,17 +170,22 @@ impl State {
         }
     }
 
-    /// Takes what the driver said by itself. True when GPUs are to be listed anew.
-    pub fn event(&mut self, event: &Event, now: Instant) -> bool {
+    /// Takes what the driver said by itself, and says what is to be asked because of it.
+    pub fn event(&mut self, event: &Event, now: Instant) -> Follow {
         match event {
-            Event::Divided => return true,
+            Event::Divided => return Follow::List,
+            Event::Clocks { uuid } => {
+                if self.used().contains(uuid.as_str()) {
+                    return Follow::Ask((uuid.clone(), Question::Clocks));
+                }
+            }
             Event::Ecc { uuid } => self.fail(uuid, Fault::Ecc, now),
             Event::Xid { uuid, number } => match Fault::of_xid(*number) {
                 Some(fault) => self.fail(uuid, fault, now),
                 None => tracing::info!("{uuid}: xid {number}, which is no fault of the GPU"),
             },
         }
-        false
+        Follow::Nothing
     }
 
     /// Forgets the faults of a backend's GPUs.

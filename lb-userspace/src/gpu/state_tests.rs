@@ -4,7 +4,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{State, Target};
+use super::{Follow, State, Target};
 use crate::{
     config::GpuId,
     gpu::driver::{Answer, DriverError, Event, Instance, Listing, Question, Unit},
@@ -144,6 +144,14 @@ fn faults_stay_until_they_are_forgiven_and_a_lost_gpu_until_it_answers() {
 }
 
 #[test]
+fn a_change_of_clocks_has_them_asked_of_gpus_that_are_used() {
+    let mut bench = Bench::new(vec![gpu(0), gpu(1)], vec![target("a", Some(vec![GpuId::Index(0)]))]);
+    let mut follow = |uuid: &str| bench.state.event(&Event::Clocks { uuid: uuid.to_owned() }, bench.now);
+    assert_eq!(follow("GPU-0"), Follow::Ask(("GPU-0".to_owned(), Question::Clocks)));
+    assert_eq!(follow("GPU-1"), Follow::Nothing);
+}
+
+#[test]
 fn memory_errors_that_grow_are_a_fault_and_old_ones_are_not() {
     let mut bench = Bench::new(vec![gpu(0)], vec![target("a", Some(vec![GpuId::Index(0)]))]);
     for (count, fault) in [(3, None), (3, None), (4, Some(Fault::Ecc))] {
@@ -181,7 +189,7 @@ fn a_fault_of_a_gpu_is_one_of_all_its_instances_and_what_is_divided_anew_is_list
     bench.answer("MIG-0-1", Question::Memory, Err(DriverError::Lost));
     assert_eq!(bench.fault("a"), Some(Fault::Lost), "the whole GPU is");
     bench.state.forgive("a");
-    assert!(bench.state.event(&Event::Divided, bench.now));
+    assert_eq!(bench.state.event(&Event::Divided, bench.now), Follow::List);
     bench.state.list(Listing { units: vec![gpu(0), instance(0, 0)], silent: Vec::new() }, bench.now);
     assert_eq!(bench.hardware("a"), None, "its instance is gone");
 }

@@ -19,7 +19,7 @@ use super::{
     nvml::{GpuEvents, Library},
     owner::Processes,
     rounds::{Pass, Rounds},
-    state::{Job, State},
+    state::{Follow, Job, State},
 };
 use crate::signals::Board;
 
@@ -301,10 +301,11 @@ fn await_events<'a>(
     over: &AtomicBool,
 ) {
     let mut pause = EVENT_PAUSE;
+    let mut session = library.session();
     while !over.load(Ordering::Relaxed) && !shared.stopped() {
         let begun = Instant::now();
         let failed = match ready {
-            Ok(mut events) => listen(shared, &mut events, over),
+            Ok(mut events) => listen(shared, &mut session, &mut events, over),
             Err(DriverError::Unsupported) => {
                 return tracing::info!("the driver does not tell faults of GPUs by itself");
             }
@@ -324,17 +325,29 @@ fn await_events<'a>(
 }
 
 /// Until waiting fails, or nobody is interested any more: then the set of GPUs has changed, and a new one is needed.
-fn listen(shared: &Shared, events: &mut dyn Events, over: &AtomicBool) -> DriverError {
+fn listen(
+    shared: &Shared,
+    driver: &mut dyn Driver,
+    events: &mut dyn Events,
+    over: &AtomicBool,
+) -> DriverError {
     while !over.load(Ordering::Relaxed) && !shared.stopped() {
         match events.next(EVENT_PATIENCE) {
             Ok(None) => {}
             Ok(Some(event)) => {
                 let mut state = shared.state();
-                let divided = state.event(&event, Instant::now());
+                let follow = state.event(&event, Instant::now());
                 state.publish(&shared.board, Instant::now());
                 drop(state);
-                if divided {
-                    shared.wake();
+                match follow {
+                    Follow::Nothing => {}
+                    Follow::List => shared.wake(),
+                    Follow::Ask(job) => {
+                        let asked = shared.pass(driver, &mut Rounds::default(), &[job], FAST_BUDGET);
+                        if let ControlFlow::Break(gone) = asked {
+                            return gone;
+                        }
+                    }
                 }
             }
             Err(error) => return error,

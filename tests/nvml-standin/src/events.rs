@@ -9,7 +9,7 @@ use std::{
 
 use nvml_wrapper_sys::bindings::{
     nvmlDevice_t, nvmlEventData_t, nvmlEventMigConfigChange as DIVIDED, nvmlEventSet_t,
-    nvmlEventTypeDoubleBitEccError as ECC, nvmlEventTypeXidCriticalError as XID,
+    nvmlEventTypeClock as CLOCK, nvmlEventTypeDoubleBitEccError as ECC, nvmlEventTypeXidCriticalError as XID,
     nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST as LOST, nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT as INVALID,
     nvmlReturn_enum_NVML_ERROR_TIMEOUT as TIMEOUT, nvmlReturn_t,
 };
@@ -50,7 +50,7 @@ unsafe extern "C" fn nvmlDeviceGetSupportedEventTypes(
 ) -> nvmlReturn_t {
     code(whole("nvmlDeviceGetSupportedEventTypes", handle).and_then(|_| {
         // SAFETY: the caller gives a number to write to.
-        unsafe { put(types, (XID | ECC | DIVIDED).into()) }
+        unsafe { put(types, (XID | ECC | DIVIDED | CLOCK).into()) }
     }))
 }
 
@@ -113,6 +113,7 @@ fn event_data(gpu: usize, event: Event) -> nvmlEventData_t {
         Event::Xid(number) => (XID, number),
         Event::Ecc => (ECC, 0),
         Event::Divided => (DIVIDED, 0),
+        Event::Clocks => (CLOCK, 0),
     };
     nvmlEventData_t {
         device: Place { gpu, instance: None }.handle(),

@@ -82,6 +82,8 @@ pub enum Event {
     Ecc,
     /// Instances have come or gone.
     Divided,
+    /// Its clocks have changed.
+    Clocks,
 }
 
 /// An instance of a GPU.

@@ -95,6 +95,11 @@ fn readings_follow_the_driver() {
     watch.until("second", "a thermal slowdown", |h| h.speed == Some(0.25));
     watch.until("first", "the others leave", |h| h.foreign == Some(0.0));
     assert_eq!(watch.hardware("first").and_then(|h| h.speed), Some(1.0));
+    standin.change(|script| {
+        (script.gpus[0].clock, script.gpus[0].reasons) = (990, 0x40);
+        script.gpus[0].events.push(Event::Clocks);
+    });
+    watch.until("first", "clocks that the driver tells have changed", |h| h.speed == Some(0.5));
     let standing = watch.gpus.standing().expect("it runs");
     assert_eq!((standing.driver.as_deref(), &standing.problem), (Some("580.95.05"), &None));
     assert!(standing.calls > 50 && standing.spent > Duration::ZERO, "{standing:?}");

@@ -7,6 +7,10 @@ use nvml_wrapper::{Device, EventSet, bitmasks::event::EventTypes, enums::event::
 use super::Library;
 use crate::gpu::driver::{DriverError, Event, Events};
 
+/// Changes of clocks and of the performance state, which throttling brings. `nvml.h` has the first for Kepler alone: of
+/// a GPU that tells neither, clocks are known once a second.
+const CLOCKS: EventTypes = EventTypes::CLOCK_CHANGE.union(EventTypes::PSTATE_CHANGE);
+
 /// The [`Events`] of all GPUs.
 #[derive(Debug)]
 pub struct GpuEvents<'a> {
@@ -18,8 +22,10 @@ pub struct GpuEvents<'a> {
 
 impl<'a> GpuEvents<'a> {
     pub(super) fn of(library: &'a Library) -> Result<Self, DriverError> {
-        let wanted =
-            EventTypes::CRITICAL_XID_ERROR | EventTypes::DOUBLE_BIT_ECC_ERROR | EventTypes::MIG_CONFIG_CHANGE;
+        let wanted = EventTypes::CRITICAL_XID_ERROR
+            | EventTypes::DOUBLE_BIT_ECC_ERROR
+            | EventTypes::MIG_CONFIG_CHANGE
+            | CLOCKS;
         let mut uuids = HashMap::new();
         let mut refused: Vec<u32> = Vec::new();
         // A set is freed when a GPU refuses to be part of it: then it is made again without that one.
@@ -74,6 +80,9 @@ impl Events for GpuEvents<'_> {
             Some(uuid) => uuid.clone(),
             None => self.library.call(|| data.device.uuid())?,
         };
+        if data.event_type.intersects(CLOCKS) {
+            return Ok(Some(Event::Clocks { uuid }));
+        }
         Ok(match data.event_data {
             Some(XidError::Value(number)) => {
                 u32::try_from(number).ok().map(|number| Event::Xid { uuid, number })
