@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 
 use guidevane::api::{
     AdminState, Backend, Candidate, Change, CommandError, Correction, Daemon, Damping, Events, Explanation,
-    FlowEvent, Flows, GovernorRequest, Gpu, Handler, HardwareFactor, Health, HealthState, Interface, Kernel,
-    Limit, LimitOrigin, Lost, Measure, ModeChange, NatSource, NextHop, Nvml, Outcome, Reported, Server,
-    Slowness, Snapshot, Terms, TraceRequest, Tracing, Vip, Why,
+    Failed, FlowEvent, Flows, GovernorRequest, Gpu, Handler, HardwareFactor, Health, HealthState, Interface,
+    Kernel, Limit, LimitOrigin, Lost, Measure, ModeChange, NatSource, NextHop, Nvml, Outcome, Reported,
+    Server, Slowness, Snapshot, Terms, TraceRequest, Tracing, Vip, Why,
 };
 use guidevane::config::{Encap, ForwardMode, GovernorMode, PolicyKind, Protocol, XdpMode};
 use guidevane::dataplane::build::Build;
@@ -235,6 +235,7 @@ fn explanation() -> Explanation {
         saturation: 1.0,
         slow_start: 1.0,
         correction: Correction { reported: Some(4.0), smoothed: 3.25, age_seconds: Some(0.2) },
+        failed: Failed { part: 0.25, flows: 1.5, lifetime_seconds: Some(2.0) },
         limit: Limit { flows: Some(32), origin: LimitOrigin::Configured },
         first_progress_seconds: Some(0.1374),
     }
@@ -250,6 +251,7 @@ hardware      1.30  GPUs say 1.30, 0.9 s ago; 1.00 when slowness was measured
 saturation    1.00  KV cache and queue, from its reports
 slow start    1.00  above 1 for a while after it comes back
 correction    +0.0  +4.0 flows beyond ours reported 0.2 s ago; smoothed +3.2
+failed        +1.5  25 % of its flows end at once; others live 2.00 s
 limit           32  configured
 ttfb           137  ms to first progress, lately
 

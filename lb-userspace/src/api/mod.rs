@@ -27,7 +27,7 @@ use crate::config::GovernorMode;
 
 pub use client::{Client, ClientError, Tracer};
 pub use explanation::{
-    Correction, Damping, Explanation, HardwareFactor, Limit, LimitOrigin, Measure, Slowness, Terms,
+    Correction, Damping, Explanation, Failed, HardwareFactor, Limit, LimitOrigin, Measure, Slowness, Terms,
 };
 pub use server::{BindError, Server};
 pub use snapshot::{

@@ -21,7 +21,7 @@ mod spectrum;
 mod study;
 mod svg;
 pub mod trace;
-mod view;
+pub(crate) mod view;
 mod world;
 
 pub use cluster::{Cluster, ClusterError, PreLoad};

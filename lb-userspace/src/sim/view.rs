@@ -13,15 +13,15 @@ use crate::governor::Output;
 
 /// Gauges, the governor's last word and the tables of one VIP.
 #[derive(Debug)]
-pub(super) struct View {
-    pub(super) gauges: Vec<[u32; GAUGES]>,
-    pub(super) outputs: Vec<Output>,
+pub(crate) struct View {
+    pub(crate) gauges: Vec<[u32; GAUGES]>,
+    pub(crate) outputs: Vec<Output>,
     table: Vec<u16>,
     turn: Cell<u32>,
 }
 
 impl View {
-    pub(super) fn new(outputs: Vec<Output>) -> Self {
+    pub(crate) fn new(outputs: Vec<Output>) -> Self {
         let members: Vec<Member> = (0..outputs.len() as u16)
             .map(|backend| Member { backend, identity: u64::from(backend) + 1, weight: 100 })
             .collect();
@@ -30,12 +30,12 @@ impl View {
         Self { gauges: vec![[0; GAUGES]; outputs.len()], outputs, table, turn: Cell::new(0) }
     }
 
-    pub(super) fn table_size(&self) -> u32 {
+    pub(crate) fn table_size(&self) -> u32 {
         self.table.len() as u32
     }
 
     /// Open connections to a backend, as a proxy counts them.
-    pub(super) fn open(&self, backend: usize) -> u32 {
+    pub(crate) fn open(&self, backend: usize) -> u32 {
         self.gauges[backend].iter().sum()
     }
 }
