@@ -12,5 +12,6 @@ pub mod gpu;
 pub mod health;
 mod log;
 pub mod net;
+pub mod recording;
 pub mod signals;
 pub mod sim;

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{
-    Change, Explanation, FlowEvent, GovernorRequest, ModeChange, Request, Response, Snapshot, TraceRequest,
-    Traced,
+    Change, Explanation, FlowEvent, GovernorRequest, ModeChange, RecordRequest, Request, Response, Snapshot,
+    TraceRequest, Traced,
 };
+use crate::recording::Line;
 
 /// Longest wait for an answer; a daemon answers within milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -137,13 +138,33 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]; a refusal comes with the first event.
     pub fn trace(mut self, request: &TraceRequest) -> Result<Tracer, ClientError> {
-        // Events come when they come.
+        self.begin(&Request::Trace(request.clone()))?;
+        Ok(Tracer(self))
+    }
+
+    /// Begins a recording.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a refusal comes with the first line.
+    pub fn record(mut self, request: &RecordRequest) -> Result<Recorder, ClientError> {
+        self.begin(&Request::Record(request.clone()))?;
+        Ok(Recorder(self))
+    }
+
+    /// Asks for what comes when it comes.
+    fn begin(&mut self, request: &Request) -> Result<(), ClientError> {
         let begin = |client: &mut Self| {
             client.stream.get_ref().set_read_timeout(None)?;
-            client.send(&Request::Trace(request.clone()))
+            client.send(request)
         };
-        begin(&mut self).map_err(|error| self.silent(error.to_string()))?;
-        Ok(Tracer(self))
+        begin(self).map_err(|error| self.silent(error.to_string()))
+    }
+
+    /// What ends a stream from another thread: it then comes to its end.
+    fn stopper(&self) -> Result<impl FnOnce() + Send + use<>, ClientError> {
+        let stream = self.stream.get_ref().try_clone().map_err(|error| self.silent(error.to_string()))?;
+        // A connection that is gone has ended the stream already.
+        Ok(move || drop(stream.shutdown(Shutdown::Write)))
     }
 
     fn command(&mut self, request: &Request) -> Result<Change, ClientError> {
@@ -198,6 +219,8 @@ impl Client {
             Response::Governed(_) => "what the governor does",
             Response::Event(_) => "an event",
             Response::Traced(_) => "the end of a trace",
+            Response::Recording(_) | Response::Sample(_) => "part of a recording",
+            Response::Recorded(_) => "the end of a recording",
             Response::Error { .. } => "an error",
         };
         self.garbled(format!("it is {kind}, which was not asked for"))
@@ -226,8 +249,33 @@ impl Tracer {
     /// # Errors
     /// No file descriptor is left.
     pub fn stopper(&self) -> Result<impl FnOnce() + Send + use<>, ClientError> {
-        let stream = self.0.stream.get_ref().try_clone().map_err(|error| self.0.silent(error.to_string()))?;
-        // A connection that is gone has ended the trace already.
-        Ok(move || drop(stream.shutdown(Shutdown::Write)))
+        self.0.stopper()
+    }
+}
+
+/// A recording under way.
+#[derive(Debug)]
+pub struct Recorder(Client);
+
+impl Recorder {
+    /// The next line; [`Line::Recorded`] is the last one. Waits for as long as it takes.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn receive(&mut self) -> Result<Line, ClientError> {
+        match self.0.receive()? {
+            Response::Recording(header) => Ok(Line::Recording(*header)),
+            Response::Sample(sample) => Ok(Line::Sample(*sample)),
+            Response::Recorded(end) => Ok(Line::Recorded(end)),
+            other => Err(self.0.unexpected(&other)),
+        }
+    }
+
+    /// What ends the recording from another thread: [`Recorder::receive`] then comes to its end.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub fn stopper(&self) -> Result<impl FnOnce() + Send + use<>, ClientError> {
+        self.0.stopper()
     }
 }

@@ -146,7 +146,9 @@ pub enum LimitOrigin {
     Unknown,
     /// The configuration.
     Configured,
-    /// The server's reports.
+    /// The server's own setting, as it reports it.
+    Reported,
+    /// The server's queue, which shows how much it works on at once.
     Learned,
 }
 

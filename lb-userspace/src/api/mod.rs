@@ -7,15 +7,18 @@
 //! {"explain":{"backend":"gpu-0"}}   {"explanation":{"backend":"gpu-0","vip":"chat","written":{..},..}}
 //! {"governor":{"mode":"observe"}}   {"governed":[{"vip":"chat","before":"on","after":"observe"}]}
 //! {"trace":{"vip":"chat"}}          {"event":{..}} {"event":{..}} .. {"traced":{"events":2,"lost":{..}}}
+//! {"record":{"every_ms":100}}       {"recording":{..}} {"sample":{..}} .. {"recorded":{"samples":9,"lost":0}}
 //! ```
 //!
-//! A trace goes on until it has its count, or until the client sends another line or nothing more.
+//! A trace or a recording goes on until it has its count, or until the client sends another line or nothing more.
 //!
 //! Owns the wire format and both ends of it. It decides nothing: the daemon answers through [`Handler`].
 
 mod client;
 mod explanation;
+mod record;
 mod server;
+mod signal;
 mod snapshot;
 mod trace;
 
@@ -24,12 +27,15 @@ use std::future::Future;
 use serde::{Deserialize, Serialize};
 
 use crate::config::GovernorMode;
+use crate::recording;
 
-pub use client::{Client, ClientError, Tracer};
+pub use client::{Client, ClientError, Recorder, Tracer};
 pub use explanation::{
     Correction, Damping, Explanation, Failed, HardwareFactor, Limit, LimitOrigin, Measure, Slowness, Terms,
 };
+pub use record::{RecordRequest, Sampling};
 pub use server::{BindError, Server};
+pub use signal::{Signal, SignalSource};
 pub use snapshot::{
     AdminState, Backend, Daemon, Events, Flows, Gpu, Health, HealthState, Interface, Kernel, NatSource,
     NextHop, Nvml, Reported, Snapshot, Vip,
@@ -64,6 +70,8 @@ pub enum Request {
     Governor(GovernorRequest),
     /// Events of new flows as they come.
     Trace(TraceRequest),
+    /// What the governor sees and writes, as it does.
+    Record(RecordRequest),
 }
 
 /// What is wanted of the governor.
@@ -92,6 +100,12 @@ pub enum Response {
     Event(Box<FlowEvent>),
     /// To `trace`, at its end.
     Traced(Traced),
+    /// To `record`: whose samples follow.
+    Recording(Box<recording::Header>),
+    /// To `record`: one moment.
+    Sample(Box<recording::Sample>),
+    /// To `record`, at its end.
+    Recorded(recording::End),
     /// The request was refused or failed; nothing changed.
     Error {
         /// Why, with the remedy where one is known.
@@ -166,6 +180,9 @@ pub trait Handler: Send + Sync + 'static {
     /// A trace under way.
     type Trace: Tracing;
 
+    /// A recording under way.
+    type Recording: Sampling;
+
     /// The state now.
     fn status(&self) -> impl Future<Output = Result<Snapshot, CommandError>> + Send;
 
@@ -187,6 +204,12 @@ pub trait Handler: Send + Sync + 'static {
     /// Begins a trace, which lasts until it is dropped; `count` is not its business.
     fn trace(&self, request: &TraceRequest)
     -> impl Future<Output = Result<Self::Trace, CommandError>> + Send;
+
+    /// Begins a recording, which lasts until it is dropped; `count` is not its business.
+    fn record(
+        &self,
+        request: &RecordRequest,
+    ) -> impl Future<Output = Result<Self::Recording, CommandError>> + Send;
 }
 
 #[cfg(test)]

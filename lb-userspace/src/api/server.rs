@@ -15,8 +15,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::{
-    CommandError, Handler, MAX_REQUEST_BYTES, Request, Response, TraceRequest, Traced, Tracing as _,
+    CommandError, Handler, MAX_REQUEST_BYTES, RecordRequest, Request, Response, Sampling as _, TraceRequest,
+    Traced, Tracing as _,
 };
+use crate::recording::{End, Line as Recorded};
 
 /// Owner and group may command the daemon, nobody else.
 const SOCKET_MODE: u32 = 0o660;
@@ -25,8 +27,8 @@ const DIRECTORY_MODE: u32 = 0o750;
 const MAX_CONNECTIONS: usize = 64;
 /// A connection that sends no whole request, or takes no response, for so long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// A trace whose client takes no event for so long is closed: long enough to read what is on the screen.
-const TRACE_TIMEOUT: Duration = Duration::from_secs(600);
+/// A trace or recording whose client takes nothing for so long is closed: long enough to read what is on the screen.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(600);
 /// Pause after a failed accept (out of file descriptors), so that it does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -149,6 +151,7 @@ async fn converse<H: Handler>(stream: UnixStream, handler: &H) -> io::Result<()>
         let response = match tokio::time::timeout(IDLE_TIMEOUT, read_line(&mut reader, &mut line)).await?? {
             Line::Whole => match serde_json::from_slice(&line) {
                 Ok(Request::Trace(request)) => trace(&request, &mut reader, &mut writer, handler).await?,
+                Ok(Request::Record(request)) => record(&request, &mut reader, &mut writer, handler).await?,
                 Ok(Request::Status {}) => answer(handler.status().await, |it| Response::Status(Box::new(it))),
                 Ok(Request::Drain { backend }) => answer(handler.drain(&backend).await, Response::Change),
                 Ok(Request::Resume { backend }) => answer(handler.resume(&backend).await, Response::Change),
@@ -192,10 +195,40 @@ async fn trace<H: Handler>(
             said = reader.fill_buf() => said.map(|_| None)?,
         };
         let Some(event) = next else { break };
-        send(writer, &Response::Event(Box::new(event)), TRACE_TIMEOUT).await?;
+        send(writer, &Response::Event(Box::new(event)), STREAM_TIMEOUT).await?;
         events += 1;
     }
     Ok(Response::Traced(Traced { events, lost: trace.lost() }))
+}
+
+/// The same for a recording.
+async fn record<H: Handler>(
+    request: &RecordRequest,
+    reader: &mut (impl AsyncBufRead + Unpin),
+    writer: &mut OwnedWriteHalf,
+    handler: &H,
+) -> io::Result<Response> {
+    let mut recording = match handler.record(request).await {
+        Ok(recording) => recording,
+        Err(error) => return Ok(refusal(error.to_string())),
+    };
+    let mut samples = 0;
+    while request.count.is_none_or(|count| samples < count) {
+        let next = tokio::select! {
+            next = recording.next() => next,
+            said = reader.fill_buf() => said.map(|_| None)?,
+        };
+        let response = match next {
+            Some(Recorded::Recording(header)) => Response::Recording(Box::new(header)),
+            Some(Recorded::Sample(sample)) => {
+                samples += 1;
+                Response::Sample(Box::new(sample))
+            }
+            Some(Recorded::Recorded(_)) | None => break,
+        };
+        send(writer, &response, STREAM_TIMEOUT).await?;
+    }
+    Ok(Response::Recorded(End { samples, lost: recording.lost() }))
 }
 
 enum Line {

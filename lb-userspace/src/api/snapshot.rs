@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::Signal;
 use crate::config::{ForwardMode, GovernorMode, PolicyKind, Protocol, XdpMode};
 use crate::dataplane::build::Build;
 
@@ -191,6 +192,8 @@ pub struct Backend {
     pub reported: Option<Reported>,
     /// What its GPUs say; `None` if nobody reads them.
     pub gpu: Option<Gpu>,
+    /// Everything that its cost is made from, with its age.
+    pub signals: Vec<Signal>,
 }
 
 /// The GPUs of a backend together.

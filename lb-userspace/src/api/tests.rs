@@ -14,11 +14,12 @@ use tokio::runtime::Runtime;
 
 use super::{
     AdminState, BindError, Change, Client, ClientError, CommandError, Daemon, Events, Explanation, FlowEvent,
-    Flows, GovernorRequest, Handler, Kernel, Lost, MAX_REQUEST_BYTES, ModeChange, Outcome, Server, Snapshot,
-    TraceRequest, Traced, Tracing, Why,
+    Flows, GovernorRequest, Handler, Kernel, Lost, MAX_REQUEST_BYTES, ModeChange, Outcome, RecordRequest,
+    Sampling, Server, Snapshot, TraceRequest, Traced, Tracing, Why,
 };
 use crate::config::{GovernorMode, PolicyKind};
 use crate::dataplane::build::Build;
+use crate::recording::{End, Header, Line, Sample};
 
 struct FakeDaemon {
     gpu_0: Mutex<AdminState>,
@@ -55,6 +56,27 @@ impl Tracing for FakeTrace {
     }
 }
 
+/// A header, and samples without end.
+struct FakeRecording(u64);
+
+fn line(number: u64) -> Line {
+    match number {
+        0 => Line::Recording(Header::new(Vec::new())),
+        at_us => Line::Sample(Sample { at_us, vips: Vec::new() }),
+    }
+}
+
+impl Sampling for FakeRecording {
+    async fn next(&mut self) -> Option<Line> {
+        self.0 += 1;
+        Some(line(self.0 - 1))
+    }
+
+    fn lost(&self) -> u64 {
+        7
+    }
+}
+
 fn event(cpu: u16) -> FlowEvent {
     FlowEvent {
         unix_seconds: 1.5,
@@ -76,6 +98,11 @@ fn event(cpu: u16) -> FlowEvent {
 
 impl Handler for FakeDaemon {
     type Trace = FakeTrace;
+    type Recording = FakeRecording;
+
+    async fn record(&self, request: &RecordRequest) -> Result<FakeRecording, CommandError> {
+        if request.every_ms == 0 { Err(CommandError::Silent) } else { Ok(FakeRecording(0)) }
+    }
 
     async fn trace(&self, request: &TraceRequest) -> Result<FakeTrace, CommandError> {
         match &request.vip {
@@ -455,4 +482,42 @@ fn a_request_for_a_trace_says_only_what_matters() {
     let written = serde_json::to_value(&request).unwrap();
     assert_eq!(written, json!({"client": "192.0.2.0/24", "reason": "no_backend", "every": 8}));
     assert_eq!(serde_json::from_value::<TraceRequest>(written).unwrap(), request);
+}
+
+#[test]
+fn a_recording_ends_after_its_count_or_when_it_is_stopped() {
+    let server = Running::start();
+    let mut recorder =
+        server.client().record(&RecordRequest { count: Some(2), ..Default::default() }).unwrap();
+    for number in 0..3 {
+        assert_eq!(recorder.receive().unwrap(), line(number));
+    }
+    assert_eq!(recorder.receive().unwrap(), Line::Recorded(End { samples: 2, lost: 7 }));
+
+    let mut recorder = server.client().record(&RecordRequest::default()).unwrap();
+    assert_eq!(recorder.receive().unwrap(), line(0));
+    recorder.stopper().unwrap()();
+    let end = std::iter::repeat_with(|| recorder.receive().unwrap())
+        .find(|line| matches!(line, Line::Recorded(_)))
+        .expect("it has an end");
+    assert!(matches!(end, Line::Recorded(End { lost: 7, .. })), "{end:?}");
+}
+
+#[test]
+fn a_recording_that_is_refused_says_why() {
+    let server = Running::start();
+    let request = RecordRequest { every_ms: 0, count: None };
+    let error = server.client().record(&request).unwrap().receive().unwrap_err();
+    assert!(matches!(error, ClientError::Refused { .. }), "{error}");
+}
+
+#[test]
+fn lines_of_a_recording_are_the_same_on_the_wire_and_in_a_file() {
+    let server = Running::start();
+    let mut raw = server.raw();
+    raw.send(b"{\"record\":{\"count\":1}}\n");
+    for number in 0..2 {
+        assert_eq!(serde_json::from_value::<Line>(raw.receive()).unwrap(), line(number));
+    }
+    assert_eq!(raw.receive(), json!({"recorded": {"samples": 1, "lost": 7}}));
 }

@@ -149,6 +149,7 @@ fn render(explanation: &Explanation) -> String {
         match limit.origin {
             LimitOrigin::Unknown => "neither configured nor seen",
             LimitOrigin::Configured => "configured",
+            LimitOrigin::Reported => "the server's setting",
             LimitOrigin::Learned => "most that it ran while others waited",
         },
     );

@@ -5,6 +5,7 @@ mod agent;
 mod decap;
 mod explain;
 mod gpu;
+mod recording;
 mod sim;
 mod status;
 mod table;
@@ -59,8 +60,8 @@ enum Command {
     Status(StatusArgs),
     /// Show new flows as they come: the candidates, their loads, the pick and why
     Trace(trace::TraceArgs),
-    /// Compare policies on a simulated cluster, in virtual time
-    Sim(sim::SimArgs),
+    /// Compare policies on a simulated cluster, in virtual time, or on what a daemon has seen
+    Sim(Box<sim::SimArgs>),
     /// On a backend: unpack the packets of `tunnel` mode, where the kernel has no tunnel device
     Decap(decap::DecapArgs),
     /// Show what the driver of this host's GPUs tells
@@ -152,7 +153,7 @@ fn dispatch(cli: Cli, run: impl FnOnce(Config, &Path) -> anyhow::Result<()>) -> 
         Command::Status(args) => status(connect()?, &args),
         Command::Trace(args) => trace::run(connect()?, &args),
         Command::Gpu(args) => gpu::run(&args, io::stdout().is_terminal() && colour_wanted()),
-        Command::Sim(args) => sim::run(&args),
+        Command::Sim(args) => sim::run(&args, connect),
         Command::Decap(args) => decap::run(&args),
         Command::Governor(args) => explain::governor(connect()?, &args),
         Command::Backends(BackendsCommand::Explain(args)) => explain::explain(connect()?, &args),

@@ -1,16 +1,22 @@
-//! `guidevane sim`: policies compared in virtual time.
+//! `guidevane sim`: policies compared in virtual time, on a simulated cluster or on a recording.
 
 use std::{
     fs,
     io::{self, IsTerminal as _, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 
-use crate::sim::{Cluster, Policy, PreLoad, Reports, Study, trace};
+use super::recording::{self, RecordingArgs};
+use crate::{
+    api::{Client, ClientError},
+    sim::{Cluster, Policy, PreLoad, Reports, Study, trace},
+};
 
 /// GPUs that one replay of the trace is for; more get more replays at once, up to the other number.
 const GPUS_A_COPY: usize = 8;
@@ -31,15 +37,23 @@ Clusters:
   FILE       TOML, tables of [[gpu]]: profile, count, rate, slots, foreign, changes = [[seconds, rate], ..]
 
 Figures are medians over the seeds. A seed draws where in the trace a replay begins, hashes of flows, phases of
-scrapes and ticks, lost reports and when stragglers are slow; every policy gets the same seeds.";
+scrapes and ticks, lost reports and when stragglers are slow; every policy gets the same seeds.
+
+Recordings:
+  --record asks a running daemon for all that its governor sees and writes; --replay asks what as-written (a check),
+  round-robin, hash, least-connections (governor observe), live-counts (static) and guidevane (on) would have made
+  of it. It is one step at a time: each new flow meets the live flows that were really there, and where a policy
+  would have led in the long run, or to which times to first token, is not known.";
 
 /// What to simulate.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct SimArgs {
     /// Requests to replay: Azure's CSV or Mooncake's JSON lines
-    #[arg(long, value_name = "FILE")]
-    trace: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["record", "replay"])]
+    trace: Option<PathBuf>,
+    #[command(flatten)]
+    recording: RecordingArgs,
     /// equal, straggler, mixed, profiles or a file
     #[arg(long, default_value = "equal", value_name = "NAME|FILE")]
     cluster: String,
@@ -115,13 +129,28 @@ fn requests(text: &str) -> Result<f64, String> {
     number(text, 1.0, 1e6)
 }
 
-fn period(text: &str) -> Result<Duration, String> {
+pub(super) fn period(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if time.is_zero() { Err("must be above zero".to_owned()) } else { Ok(time) }
 }
 
-pub(super) fn run(args: &SimArgs) -> anyhow::Result<()> {
-    let study = study(args)?;
+pub(super) fn run(
+    args: &SimArgs,
+    connect: impl FnOnce() -> Result<Client, ClientError>,
+) -> anyhow::Result<()> {
+    if let Some(file) = &args.recording.record {
+        return recording::record(connect()?, file, &args.recording);
+    }
+    if let Some(file) = &args.recording.replay {
+        let replay = recording::replay(file, &args.policy)?;
+        return show(args, || replay.table(), &replay);
+    }
+    let Some(trace) = &args.trace else { unreachable!("the grammar asks for one of the three") };
+    simulate(args, trace)
+}
+
+fn simulate(args: &SimArgs, trace: &Path) -> anyhow::Result<()> {
+    let study = study(args, trace)?;
     let watched = io::stderr().is_terminal();
     let report = study.run(|done, all| {
         if watched {
@@ -129,34 +158,39 @@ pub(super) fn run(args: &SimArgs) -> anyhow::Result<()> {
             let _ = write!(io::stderr(), "\r{done} of {all} runs{}", if done == all { "\n" } else { "" });
         }
     })?;
-    let json = || serde_json::to_string_pretty(&report).map(|text| text + "\n");
-    if let Some(file) = &args.json {
-        fs::write(file, json()?).with_context(|| format!("write {}", file.display()))?;
-    }
     if let Some(file) = &args.svg {
         let title = format!("{}, load {}, {} GPUs", args.cluster, args.load, args.gpus.unwrap_or(8));
         fs::write(file, report.svg(&title)).with_context(|| format!("write {}", file.display()))?;
     }
+    show(args, || report.table(), &report)
+}
+
+/// Prints figures, and writes them where they are wanted.
+fn show(args: &SimArgs, table: impl FnOnce() -> String, figures: &impl Serialize) -> anyhow::Result<()> {
+    let json = || serde_json::to_string_pretty(figures).map(|text| text + "\n");
+    if let Some(file) = &args.json {
+        fs::write(file, json()?).with_context(|| format!("write {}", file.display()))?;
+    }
     super::print(&match args.output {
-        Output::Table => report.table(),
+        Output::Table => table(),
         Output::Json => json()?,
     })
 }
 
-fn study(args: &SimArgs) -> anyhow::Result<Study> {
+fn study(args: &SimArgs, trace: &Path) -> anyhow::Result<Study> {
     let gpus = args.gpus.map(usize::from);
     let copies = args
         .copies
         .map_or_else(|| gpus.map_or(1, |gpus| (gpus / GPUS_A_COPY).clamp(1, MOST_COPIES)), usize::from);
     Ok(Study {
-        trace: trace::read(&args.trace, 1.0)?,
+        trace: trace::read(trace, 1.0)?,
         copies,
         cluster: Cluster::load(&args.cluster)?,
         gpus,
         pre_load: args.preload,
         load: args.load,
         seeds: args.seeds,
-        policies: policies(&args.policy)?,
+        policies: chosen(&args.policy, &Policy::ALL)?,
         balancers: args.balancers,
         reports: Reports {
             interval: args.report_interval,
@@ -169,18 +203,19 @@ fn study(args: &SimArgs) -> anyhow::Result<Study> {
     })
 }
 
-fn policies(names: &[String]) -> anyhow::Result<Vec<Policy>> {
-    let mut policies = Vec::new();
+/// What names mean, each once; `all` means all.
+pub(super) fn chosen<T>(names: &[String], all: &[T]) -> Result<Vec<T>, T::Err>
+where
+    T: Copy + PartialEq + FromStr,
+{
+    let mut chosen = Vec::new();
     for name in names {
-        let more = if name == "all" { Policy::ALL.to_vec() } else { vec![name.parse()?] };
-        policies.extend(more);
-    }
-    let mut seen = Vec::new();
-    policies.retain(|policy| {
-        !seen.contains(policy) && {
-            seen.push(*policy);
-            true
+        let more = if name == "all" { all.to_vec() } else { vec![name.parse()?] };
+        for one in more {
+            if !chosen.contains(&one) {
+                chosen.push(one);
+            }
         }
-    });
-    Ok(policies)
+    }
+    Ok(chosen)
 }

@@ -116,6 +116,8 @@ fn backend_columns<'a>(wide: bool) -> Vec<Column<Row<'a>>> {
         only_wide(numbers("REPORT_AGE_MS", |(_, backend)| {
             cell_or_nothing(backend.reported.as_ref().map(|r| milliseconds(r.age_seconds)))
         })),
+        only_wide(words("SERVER", |(_, backend)| cell_or_nothing(server(backend)))),
+        only_wide(words("SIGNAL_AGES_MS", |(_, backend)| signals(backend))),
         only_wide(words("NEXT_HOP", |(_, backend)| cell_or_nothing(backend.next_hop.as_ref().map(next_hop)))),
         only_wide(numbers("MTU", |(_, backend)| {
             cell_or_nothing(backend.next_hop.as_ref().map(|hop| hop.mtu))
@@ -186,6 +188,28 @@ fn admin(state: AdminState) -> Cell {
         AdminState::Draining => Colour::Yellow,
     };
     Cell::coloured(state, colour)
+}
+
+/// Which inference server it was recognised as.
+fn server(backend: &Backend) -> Option<&str> {
+    backend.signals.iter().find_map(|signal| signal.server.as_deref())
+}
+
+/// The age of each source's last word, and how often in a row it could not be heard since: `metrics:212,gpu:-!7`.
+fn signals(backend: &Backend) -> Cell {
+    let shown = backend.signals.iter().map(|signal| {
+        let age = signal.age_seconds.map_or("-".to_owned(), |age| format!("{:.0}", age * 1000.0));
+        let failed = match signal.consecutive_failures {
+            0 => String::new(),
+            failures => format!("!{failures}"),
+        };
+        format!("{}:{age}{failed}", signal.source)
+    });
+    let colour = match backend.signals.iter().any(|signal| signal.consecutive_failures > 0) {
+        true => Colour::Yellow,
+        false => Colour::Plain,
+    };
+    Cell::coloured(shown.collect::<Vec<_>>().join(","), colour)
 }
 
 /// All that keeps a backend from new flows, or may soon.

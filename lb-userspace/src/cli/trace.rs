@@ -84,8 +84,8 @@ pub(super) fn run(client: Client, args: &TraceArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Lets Ctrl-C end the trace rather than the process, so that what was lost can still be said.
-fn stop_at_signals(stop: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+/// Lets Ctrl-C end what streams rather than the process, so that what was lost can still be said.
+pub(super) fn stop_at_signals(stop: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
     signals.thread_block()?;
     std::thread::spawn(move || {

@@ -7,10 +7,10 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{core::Core, explaining, lock, snapshot, traces::Trace};
+use super::{core::Core, explaining, lock, recording::Recording, snapshot, traces::Trace};
 use crate::api::{
-    AdminState, Change, CommandError, Explanation, GovernorRequest, Handler, ModeChange, Snapshot,
-    TraceRequest,
+    AdminState, Change, CommandError, Explanation, GovernorRequest, Handler, ModeChange, RecordRequest,
+    Snapshot, TraceRequest,
 };
 use crate::dataplane::Error;
 
@@ -36,6 +36,7 @@ impl Commands {
 
 impl Handler for Commands {
     type Trace = Trace;
+    type Recording = Recording;
 
     async fn status(&self) -> Result<Snapshot, CommandError> {
         tokio::task::block_in_place(|| snapshot::take(&lock(&self.0)))
@@ -89,5 +90,9 @@ impl Handler for Commands {
         }
         let unreadable = |error: Error| CommandError::Unreadable { reason: error.to_string() };
         core.traces.begin(request.clone()).map_err(unreadable)
+    }
+
+    async fn record(&self, request: &RecordRequest) -> Result<Recording, CommandError> {
+        Ok(lock(&self.0).record(Duration::from_millis(request.every_ms)))
     }
 }

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 use super::{
     governing::{Governing, Subject, Ward},
     plan::{self, Interfaces},
+    recording::Recording,
     shares::Shares,
     telling::Names,
     traces::Traces,
@@ -290,6 +291,16 @@ impl Core {
         self.scrapers.subscribe(name).or_else(|| self.agents.subscribe(name))
     }
 
+    /// When the governor last read the kernel's gauges.
+    pub fn ticked(&self) -> Option<Instant> {
+        self.governing.ticked()
+    }
+
+    /// Begins a recording of what the governor sees and writes.
+    pub fn record(&self, every: Duration) -> Recording {
+        self.governing.record(every)
+    }
+
     /// What ids are called in events.
     fn names(&self) -> Names {
         let services = self.dataplane.steering.services().iter();
@@ -305,6 +316,7 @@ impl Core {
             .map(|(service, vip)| Ward {
                 vip: service.id,
                 mode: plan::mode(vip.governor),
+                described: plan::described(vip),
                 duty: vip.duty.map(|duty| (duty * f64::from(FLOW)).round() as u32),
                 backends: service
                     .backends

@@ -61,6 +61,7 @@ pub fn explanation(vip: &config::Vip, backend: &str, explained: &Explained) -> E
             origin: match limit.origin {
                 LimitOrigin::Unknown => api::LimitOrigin::Unknown,
                 LimitOrigin::Configured => api::LimitOrigin::Configured,
+                LimitOrigin::Reported => api::LimitOrigin::Reported,
                 LimitOrigin::Learned => api::LimitOrigin::Learned,
             },
         },

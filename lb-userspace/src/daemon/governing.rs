@@ -7,7 +7,7 @@ use std::{
     mem::offset_of,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -19,9 +19,11 @@ use lb_common::{
 };
 use tokio::sync::{oneshot, watch};
 
+use super::recording::{Frame, Recorders, Recording};
 use crate::{
     dataplane::{clock::Clock, counters, loader::Maps},
     governor::{Explained, Governor, HardwareReading, Input, Mode, Options, Output, Reported},
+    recording::{self, Header, Sample, VipSample},
     signals::{Hardware, Scrape},
 };
 
@@ -34,6 +36,8 @@ pub struct Ward {
     pub mode: Mode,
     /// Duty cycle that was configured, in 256ths; none has it measured.
     pub duty: Option<u32>,
+    /// What recordings say of it.
+    pub described: recording::Vip,
     /// Its backends.
     pub backends: Vec<Subject>,
 }
@@ -66,6 +70,10 @@ struct Question {
 pub struct Governing {
     plan: Arc<Mutex<Arc<Vec<Ward>>>>,
     questions: Arc<Mutex<Vec<Question>>>,
+    recorders: Recorders,
+    begun: Instant,
+    /// When the last tick began, in nanoseconds since then; 0 before the first.
+    ticked: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -84,20 +92,25 @@ impl Governing {
     ) -> std::io::Result<Self> {
         let plan = Arc::new(Mutex::new(Arc::default()));
         let questions = Arc::default();
+        let recorders = Recorders::default();
+        let (begun, ticked) = (Instant::now(), Arc::new(AtomicU64::new(0)));
         let stop = Arc::new(AtomicBool::new(false));
         let worker = Worker {
             maps,
             clock,
             plan: Arc::clone(&plan),
             questions: Arc::clone(&questions),
+            recorders: recorders.clone(),
+            header: Arc::new(Header::new(Vec::new())),
             options,
-            begun: Instant::now(),
+            begun,
+            ticked: Arc::clone(&ticked),
             wards: Vec::new(),
         };
         let stopped = Arc::clone(&stop);
         let thread =
             std::thread::Builder::new().name("governor".into()).spawn(move || worker.run(tick, &stopped))?;
-        Ok(Self { plan, questions, stop, thread: Some(thread) })
+        Ok(Self { plan, questions, recorders, begun, ticked, stop, thread: Some(thread) })
     }
 
     /// How the output of the next tick for a backend comes about; nothing comes if the thread does not know it.
@@ -105,6 +118,17 @@ impl Governing {
         let (answer, answered) = oneshot::channel();
         lock(&self.questions).push(Question { vip, backend, answer });
         answered
+    }
+
+    /// When the last tick began.
+    pub fn ticked(&self) -> Option<Instant> {
+        let since = self.ticked.load(Ordering::Relaxed);
+        (since > 0).then(|| self.begun + Duration::from_nanos(since))
+    }
+
+    /// Begins a recording of what the thread sees and writes.
+    pub fn record(&self, every: Duration) -> Recording {
+        self.recorders.begin(every)
     }
 
     /// Changes what the thread works on, from its next tick on.
@@ -132,8 +156,12 @@ struct Worker {
     clock: Arc<Clock>,
     plan: Arc<Mutex<Arc<Vec<Ward>>>>,
     questions: Arc<Mutex<Vec<Question>>>,
+    recorders: Recorders,
+    /// What recordings say of all wards.
+    header: Arc<Header>,
     options: Options,
     begun: Instant,
+    ticked: Arc<AtomicU64>,
     wards: Vec<(Ward, Governor)>,
 }
 
@@ -176,6 +204,7 @@ impl Worker {
             governor.set_mode(ward.mode);
             self.wards.push((ward.clone(), governor));
         }
+        self.header = Arc::new(Header::new(plan.iter().map(|ward| ward.described.clone()).collect()));
     }
 
     fn answer(&self) {
@@ -194,6 +223,7 @@ impl Worker {
 
     fn tick(&mut self, inputs: &mut Vec<Input>, outputs: &mut Vec<Output>) {
         let now = self.begun.elapsed();
+        let mut recorded = self.recorders.are_due(now).then(Vec::new);
         for (ward, governor) in &mut self.wards {
             inputs.clear();
             inputs.extend(ward.backends.iter().map(|backend| read(&self.maps, self.begun, backend)));
@@ -201,12 +231,20 @@ impl Worker {
             for (backend, output) in ward.backends.iter().zip(outputs.iter()) {
                 write(&self.maps, backend.id, output);
             }
+            let (cap, duty) = (governor.opening_cap(), ward.duty.unwrap_or_else(|| governor.duty()));
             let total = usize::from(ward.vip);
-            let cap = self.maps.totals.half(total, offset_of!(Total, opening_cap));
-            cap.store(governor.opening_cap(), Ordering::Relaxed);
-            let duty = self.maps.totals.half(total, offset_of!(Total, duty));
-            duty.store(ward.duty.unwrap_or_else(|| governor.duty()), Ordering::Relaxed);
+            self.maps.totals.half(total, offset_of!(Total, opening_cap)).store(cap, Ordering::Relaxed);
+            self.maps.totals.half(total, offset_of!(Total, duty)).store(duty, Ordering::Relaxed);
+            if let Some(vips) = &mut recorded {
+                vips.push(VipSample::of(cap, duty, inputs, outputs));
+            }
         }
+        if let Some(vips) = recorded {
+            let at_us = now.as_micros() as u64;
+            let frame = Frame { header: Arc::clone(&self.header), sample: Arc::new(Sample { at_us, vips }) };
+            self.recorders.hand_out(now, &frame);
+        }
+        self.ticked.store(now.as_nanos() as u64, Ordering::Relaxed);
         let heartbeat = self.maps.control.word(0, offset_of!(Control, heartbeat));
         heartbeat.store(self.clock.jiffies(), Ordering::SeqCst);
     }
@@ -252,6 +290,8 @@ fn reported(scrape: &watch::Receiver<Scrape>, begun: Instant) -> Option<Reported
         generation_tokens: last.generation_tokens,
         cadence: last.cadence,
         prompt_tokens: last.prompt_tokens,
+        // A setting, which the small answers between two scrapes leave out.
+        max_num_seqs: scrape.last.as_ref().and_then(|last| last.max_num_seqs),
         taken_start: last.taken_start.saturating_duration_since(begun),
         taken_end: last.taken_end.saturating_duration_since(begun),
     })

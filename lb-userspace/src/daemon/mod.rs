@@ -7,18 +7,21 @@
 //! | [`core`] | what is known and wanted, and bringing the data plane in line with it |
 //! | [`governing`] | the governor's thread; [`explaining`] puts its reasons in words |
 //! | [`sweeping`] | the sweep's thread |
+//! | [`recording`] | who gets what the governor saw and wrote |
 //! | [`reload`] | taking over a changed file |
-//! | [`snapshot`], [`shares`] | what `status` shows |
+//! | [`snapshot`], [`shares`], [`ages`] | what `status` shows |
 //! | [`traces`] | who gets which events of single flows; [`telling`] puts them in words |
 //!
 //! Data flows one way: signals and probes to the core, the core to the data plane. The admin socket reads
 //! snapshots and sends commands.
 
+mod ages;
 mod commands;
 mod core;
 mod explaining;
 pub mod governing;
 mod plan;
+mod recording;
 mod reload;
 mod shares;
 mod snapshot;

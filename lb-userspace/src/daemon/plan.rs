@@ -28,6 +28,7 @@ use crate::{
         Netlink,
         interface::{self, Interface},
     },
+    recording,
     signals::{DcgmTarget, Key, Target},
 };
 
@@ -226,14 +227,36 @@ fn vip_spec(vip: &config::Vip, interfaces: &Interfaces) -> VipSpec {
     }
 }
 
+/// How the kernel picks for a VIP: not as it is configured while the governor observes, for it is to be seen beside
+/// what it is compared with.
+fn picked_by(vip: &config::Vip) -> PolicyKind {
+    match vip.policy.kind() {
+        PolicyKind::Least | PolicyKind::Bounded if vip.governor == GovernorMode::Observe => {
+            PolicyKind::LeastConnections
+        }
+        kind => kind,
+    }
+}
+
+/// A VIP in the terms of recordings.
+pub fn described(vip: &config::Vip) -> recording::Vip {
+    recording::Vip {
+        name: vip.name.clone(),
+        policy: picked_by(vip),
+        awaiting_weight: governor::AWAITING_WEIGHT,
+        epsilon: match vip.policy {
+            config::Policy::Bounded { epsilon } => epsilon,
+            _ => 0.0,
+        },
+        governor: vip.governor,
+        backends: vip.backends.iter().map(|backend| backend.name.clone()).collect(),
+    }
+}
+
 fn rule(vip: &config::Vip) -> Rule {
     /// The margin is kept in 1,024ths.
     const ONE: f64 = 1024.0;
-    let number = match vip.policy.kind() {
-        // The governor is to be seen beside what it is compared with.
-        PolicyKind::Least | PolicyKind::Bounded if vip.governor == GovernorMode::Observe => {
-            Policy::LeastConnections
-        }
+    let number = match picked_by(vip) {
         PolicyKind::Least => Policy::Least,
         PolicyKind::Bounded => Policy::Bounded,
         PolicyKind::Hash => Policy::Hash,

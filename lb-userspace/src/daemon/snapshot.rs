@@ -9,7 +9,7 @@ use lb_common::{
     table::WAYS,
 };
 
-use super::core::Core;
+use super::{ages, core::Core};
 use crate::{
     api::{
         Backend, Daemon, Events, Flows, Gpu, Health, HealthState, Interface, Kernel, NatSource, NextHop,
@@ -160,6 +160,7 @@ fn backend_of(
         bytes: traffic.bytes,
         ttft_p50_seconds: quantile(&progress, 0.5),
         ttft_p99_seconds: quantile(&progress, 0.99),
+        signals: ages::signals_of(core, &backend.name),
         gpu: core.hardware.subscribe(&backend.name).and_then(|gpu| Some(gpu_of(gpu.borrow().as_ref()?))),
         reported: core.reports(&backend.name).and_then(|scrape| reported(&scrape.borrow())),
     }

@@ -1,5 +1,6 @@
-//! How many requests a server works on at once: configured, or learned from its queue.
+//! How many requests a server works on at once: configured, or told by the server, or learned from its queue.
 //!
+//! What a server tells is the most that it will ever batch; memory may hold it below that, which only its queue shows.
 //! A server that keeps a queue shows its batch size: `running` while `waiting` is above zero. But requests also
 //! wait for a moment between two steps of the engine, for prefills before them, or for memory, and a limit that is too
 //! low keeps a good server empty. So it takes many reports in a row, of a batch that stands still although there
@@ -82,6 +83,8 @@ struct Learned {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Limit {
     learned: Option<Learned>,
+    /// The server's own setting.
+    told: Option<u32>,
     taken: Option<Duration>,
     peak: Peak,
     /// Batch and queue of the last reports, the newest last.
@@ -91,6 +94,7 @@ pub(super) struct Limit {
 impl Limit {
     /// Takes what there is to see at a server, if it is new.
     pub(super) fn tick(&mut self, now: Duration, input: &Input) {
+        self.told = input.reported.and_then(|report| report.sane().max_num_seqs);
         let Some((running, waiting)) = self.look(now, input) else { return };
         let running = running.min(LARGEST);
         let memory = input.reported.as_ref().and_then(|report| report.sane().kv_usage);
@@ -162,15 +166,16 @@ impl Limit {
 
     /// The limit in flows, if there is one.
     pub(super) fn explain(&self, configured: Option<u32>) -> LimitTerm {
-        match (configured.filter(|limit| *limit > 0), self.learned) {
-            (Some(flows), _) => {
-                LimitTerm { flows: Some(flows), origin: LimitOrigin::Configured, since: None }
+        let set = |flows, origin| LimitTerm { flows: Some(flows), origin, since: None };
+        if let Some(flows) = configured.filter(|limit| *limit > 0) {
+            return set(flows, LimitOrigin::Configured);
+        }
+        match (self.told, self.learned) {
+            (Some(told), Some(learned)) if told <= learned.flows => set(told, LimitOrigin::Reported),
+            (Some(told), None) => set(told, LimitOrigin::Reported),
+            (_, Some(learned)) => {
+                LimitTerm { since: Some(learned.confirmed), ..set(learned.flows, LimitOrigin::Learned) }
             }
-            (None, Some(learned)) => LimitTerm {
-                flows: Some(learned.flows),
-                origin: LimitOrigin::Learned,
-                since: Some(learned.confirmed),
-            },
             (None, None) => LimitTerm::default(),
         }
     }
@@ -204,7 +209,7 @@ mod tests {
 
     use super::{CONFIRMATIONS, Limit};
     use crate::governor::{
-        terms::{Input, Reported},
+        terms::{Input, LimitOrigin, Reported},
         testing::{input, reported},
     };
 
@@ -304,6 +309,33 @@ mod tests {
             limit.tick(Duration::from_millis(5) * tick, &input([0, 12, streaming, 0]));
         }
         assert_eq!(flows(&limit), Some(32));
+    }
+
+    #[test]
+    fn what_the_server_tells_holds_unless_its_queue_or_the_configuration_says_less() {
+        type Case = (Option<u32>, Option<f64>, Option<u32>, Option<u32>, LimitOrigin);
+        let cases: [Case; 7] = [
+            (None, None, None, None, LimitOrigin::Unknown),
+            (Some(0), None, None, None, LimitOrigin::Unknown),
+            (Some(256), None, None, Some(256), LimitOrigin::Reported),
+            (Some(256), Some(32.0), None, Some(32), LimitOrigin::Learned),
+            (Some(16), Some(32.0), None, Some(16), LimitOrigin::Reported),
+            (Some(256), None, Some(512), Some(512), LimitOrigin::Configured),
+            (Some(256), Some(32.0), Some(8), Some(8), LimitOrigin::Configured),
+        ];
+        for (told, batch, configured, flows, origin) in cases {
+            let mut limit = Limit::default();
+            let next = batch.map_or(0, |batch| feed(&mut limit, 0, full(batch)));
+            let taken = Duration::from_millis(250) * (next + 1);
+            let report = Reported { max_num_seqs: told, ..reported(1.0, 0.0, taken) };
+            limit.tick(taken, &Input { reported: Some(report), ..input([0; 4]) });
+            let term = limit.explain(configured);
+            assert_eq!(
+                (term.flows, term.origin),
+                (flows, origin),
+                "told {told:?}, learned {batch:?}, configured {configured:?}"
+            );
+        }
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Default for Options {
     fn default() -> Self {
         // A step of a large batch on the slowest GPU of the simulator's profiles, with some prefill.
         let cadence = Duration::from_millis(50);
-        Self { mode: Mode::default(), cadence, awaiting_weight: crate::daemon::AWAITING_WEIGHT }
+        Self { mode: Mode::default(), cadence, awaiting_weight: AWAITING_WEIGHT }
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Reported {
     pub cadence: Option<Duration>,
     /// Prompt tokens taken in since the server started.
     pub prompt_tokens: Option<f64>,
+    /// The largest batch that the server is set to, where it says so.
+    pub max_num_seqs: Option<u32>,
     /// Before the server was asked.
     pub taken_start: Duration,
     /// After it had answered.
@@ -96,6 +98,7 @@ impl Reported {
             generation_tokens: plausible(self.generation_tokens),
             cadence: self.cadence,
             prompt_tokens: plausible(self.prompt_tokens),
+            max_num_seqs: self.max_num_seqs.filter(|batch| *batch > 0),
             taken_start: self.taken_start.min(self.taken_end),
             taken_end: self.taken_end,
         }
@@ -251,7 +254,9 @@ pub enum LimitOrigin {
     Unknown,
     /// The configuration.
     Configured,
-    /// The server's reports.
+    /// The server's own setting, as it reports it.
+    Reported,
+    /// The server's queue, which shows how much it works on at once.
     Learned,
 }
 

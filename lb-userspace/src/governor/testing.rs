@@ -30,6 +30,7 @@ pub(super) fn reported(running: f64, waiting: f64, taken: Duration) -> Reported 
         generation_tokens: None,
         cadence: None,
         prompt_tokens: None,
+        max_num_seqs: None,
         taken_start: taken,
         taken_end: taken,
     }

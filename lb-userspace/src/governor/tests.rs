@@ -178,9 +178,11 @@ fn counter() -> impl Strategy<Value = u64> {
 fn report() -> impl Strategy<Value = Option<Reported>> {
     let cadence = prop_oneof![Just(None), Just(Some(Duration::MAX)), (0..9_u64).prop_map(|s| Some(secs(s)))];
     let times = (cadence, 0..200_000_u64, 0..200_000_u64);
-    let fields = (number(), number(), number(), number(), number(), times);
+    let batch = proptest::option::of(any::<u32>());
+    let fields = (number(), number(), number(), number(), number(), batch, times);
     let report = fields.prop_map(|fields| {
-        let (running, waiting, kv_usage, generation_tokens, prompt_tokens, (cadence, start, end)) = fields;
+        let (running, waiting, kv_usage, generation_tokens, prompt_tokens, max_num_seqs, times) = fields;
+        let (cadence, start, end) = times;
         Reported {
             running,
             waiting,
@@ -188,6 +190,7 @@ fn report() -> impl Strategy<Value = Option<Reported>> {
             generation_tokens,
             cadence,
             prompt_tokens,
+            max_num_seqs,
             taken_start: Duration::from_millis(start),
             taken_end: Duration::from_millis(end),
         }

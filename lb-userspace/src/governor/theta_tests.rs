@@ -47,6 +47,7 @@ impl Pool {
                     generation_tokens: Some(*tokens),
                     cadence: None,
                     prompt_tokens: None,
+                    max_num_seqs: None,
                     taken_start: self.now,
                     taken_end: self.now,
                 };

@@ -88,8 +88,22 @@ pub struct Failures {
 impl Failures {
     /// All of them.
     pub fn total(&self) -> u64 {
-        let Self { connect, tls, file, timeout, http, status, too_large, content } = self;
-        connect + tls + file + timeout + http + status + too_large + content
+        self.by_kind().iter().map(|(_, count)| count).sum()
+    }
+
+    /// Each kind by its name, zeros included.
+    pub fn by_kind(&self) -> [(&'static str, u64); 8] {
+        let Self { connect, tls, file, timeout, http, status, too_large, content } = *self;
+        [
+            ("connect", connect),
+            ("tls", tls),
+            ("file", file),
+            ("timeout", timeout),
+            ("http", http),
+            ("status", status),
+            ("too_large", too_large),
+            ("content", content),
+        ]
     }
 
     fn count(&mut self, error: &SourceError) {

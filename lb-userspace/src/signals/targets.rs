@@ -82,6 +82,11 @@ impl Scrapers {
         });
     }
 
+    /// The same for a backend's exporter.
+    pub fn subscribe_exporter(&self, key: &str) -> Option<watch::Receiver<Scrape<Hardware>>> {
+        self.exporters.0.get(key).map(|(_, publishing)| publishing.scrapes.clone())
+    }
+
     /// What is known of every server in the set.
     pub fn snapshot(&self) -> BTreeMap<Key, Scrape> {
         let entries = self.servers.0.iter();
@@ -97,23 +102,28 @@ impl Scrapers {
 
 /// What pins an exporter's good readings up, until it is dropped.
 #[derive(Debug)]
-struct Publishing(JoinHandle<()>);
+struct Publishing {
+    task: JoinHandle<()>,
+    scrapes: watch::Receiver<Scrape<Hardware>>,
+}
 
 impl Publishing {
     fn start(board: Arc<Board>, key: Key, mut scrapes: watch::Receiver<Scrape<Hardware>>) -> Self {
-        Self(tokio::spawn(async move {
+        let seen = scrapes.clone();
+        let task = tokio::spawn(async move {
             while scrapes.changed().await.is_ok() {
                 let scrape = scrapes.borrow_and_update();
                 if scrape.consecutive_failures == 0 {
                     board.publish(&key, scrape.last.clone());
                 }
             }
-        }))
+        });
+        Self { task, scrapes: seen }
     }
 }
 
 impl Drop for Publishing {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }

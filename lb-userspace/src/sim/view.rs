@@ -16,18 +16,36 @@ use crate::governor::Output;
 pub(crate) struct View {
     pub(crate) gauges: Vec<[u32; GAUGES]>,
     pub(crate) outputs: Vec<Output>,
+    members: Vec<u16>,
     table: Vec<u16>,
     turn: Cell<u32>,
 }
 
 impl View {
     pub(crate) fn new(outputs: Vec<Output>) -> Self {
-        let members: Vec<Member> = (0..outputs.len() as u16)
-            .map(|backend| Member { backend, identity: u64::from(backend) + 1, weight: 100 })
+        let weights = vec![100; outputs.len()];
+        Self::with_weights(&weights, outputs)
+    }
+
+    /// Backends of weight 0 take no flows.
+    pub(crate) fn with_weights(weights: &[u32], outputs: Vec<Output>) -> Self {
+        let weighed = weights.iter().enumerate().filter(|(_, weight)| **weight > 0);
+        let members: Vec<Member> = weighed
+            .map(|(backend, &weight)| Member {
+                backend: backend as u16,
+                identity: backend as u64 + 1,
+                weight,
+            })
             .collect();
         let mut table = vec![maglev::NOBODY; maglev::size_for(members.len()) as usize];
         maglev::build(&members, &mut table, &mut vec![Scratch::default(); members.len()]);
-        Self { gauges: vec![[0; GAUGES]; outputs.len()], outputs, table, turn: Cell::new(0) }
+        let members = members.iter().map(|member| member.backend).collect();
+        Self { gauges: vec![[0; GAUGES]; outputs.len()], outputs, members, table, turn: Cell::new(0) }
+    }
+
+    /// How many backends take flows.
+    pub(super) fn members(&self) -> u32 {
+        self.members.len() as u32
     }
 
     pub(crate) fn table_size(&self) -> u32 {
@@ -48,7 +66,7 @@ impl Pool for View {
     }
 
     fn member(&self, position: u32) -> u16 {
-        position as u16
+        self.members[position as usize]
     }
 
     fn look(&self, backend: u16) -> Option<Candidate> {

@@ -18,7 +18,10 @@ use super::{
     },
     host::Host,
 };
-use crate::governor::{AWAITING_WEIGHT, Governor, Input, Mode, Options, Reported};
+use crate::{
+    governor::{AWAITING_WEIGHT, Governor, Input, Mode, Options, Reported},
+    recording::VipSample,
+};
 
 /// A server as a poll saw it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,6 +115,12 @@ impl Balancer {
         }
     }
 
+    /// What the last tick was told, and what it wrote.
+    pub(super) fn sample(&self) -> VipSample {
+        let (cap, duty) = (self.governor.opening_cap(), self.governor.duty());
+        VipSample::of(cap, duty, &self.inputs, &self.view.outputs)
+    }
+
     /// Chooses a server for a request; `hash` is its flow's.
     pub(super) fn choose(&mut self, now: Duration, hash: u64, request: Request, hosts: &[Host]) -> usize {
         let count = hosts.len();
@@ -148,7 +157,7 @@ impl Balancer {
             hash,
             flow_hash: hash,
             table_size: self.view.table_size(),
-            members: self.inputs.len() as u32,
+            members: self.view.members(),
             opening_cap: self.governor.opening_cap(),
             duty: self.governor.duty(),
             total: 0,

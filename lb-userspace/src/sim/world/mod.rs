@@ -17,7 +17,10 @@ use super::{
     scenario::Sizes,
     spectrum,
 };
-use crate::governor::{Explained, Reported};
+use crate::{
+    governor::{Explained, Reported},
+    recording::VipSample,
+};
 
 use balancer::Balancer;
 use flow::{AGE_TICK, Asked, Flow, IDLE_AFTER, KEEP_ALIVE, TOKEN_BYTES};
@@ -62,17 +65,24 @@ enum What {
 /// # Panics
 /// If the scenario's requests do not fit its servers.
 pub fn run(scenario: &Scenario, policy: Policy) -> Outcome {
-    let mut world = World::new(scenario, policy);
-    world.start();
-    while let Some(Reverse((at, _, what))) = world.events.pop() {
-        world.now = at;
-        if (at > scenario.end && world.unanswered == 0) || at > scenario.end + DRAIN {
-            break;
-        }
-        world.handle(what);
-    }
-    world.outcome()
+    World::new(scenario, policy, None).run()
 }
+
+/// The same, and tells `watch` when the first balancer's governor ticks, and what it was told and wrote; policies
+/// without a governor have no ticks.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_watched(
+    scenario: &Scenario,
+    policy: Policy,
+    mut watch: impl FnMut(Duration, VipSample),
+) -> Outcome {
+    World::new(scenario, policy, Some(&mut watch)).run()
+}
+
+/// Takes note of a tick.
+type Watch<'a> = Option<&'a mut dyn FnMut(Duration, VipSample)>;
 
 struct World<'a> {
     scenario: &'a Scenario,
@@ -95,10 +105,11 @@ struct World<'a> {
     learning: Learning,
     load: Vec<Vec<f32>>,
     step_events: Vec<Token>,
+    watch: Watch<'a>,
 }
 
 impl<'a> World<'a> {
-    fn new(scenario: &'a Scenario, policy: Policy) -> Self {
+    fn new(scenario: &'a Scenario, policy: Policy, watch: Watch<'a>) -> Self {
         let servers = scenario.servers.len();
         let hosts: Vec<Host> = scenario.servers.iter().map(Host::new).collect();
         Self {
@@ -121,7 +132,21 @@ impl<'a> World<'a> {
             learning: Learning::default(),
             load: vec![Vec::new(); servers],
             step_events: Vec::new(),
+            watch,
         }
+    }
+
+    fn run(mut self) -> Outcome {
+        self.start();
+        while let Some(Reverse((at, _, what))) = self.events.pop() {
+            self.now = at;
+            let end = self.scenario.end;
+            if (at > end && self.unanswered == 0) || at > end + DRAIN {
+                break;
+            }
+            self.handle(what);
+        }
+        self.outcome()
     }
 
     fn after(&mut self, delay: Duration, what: What) {
@@ -397,6 +422,8 @@ impl<'a> World<'a> {
                 kv_usage: Some(shown.kv_usage),
                 generation_tokens: Some(shown.tokens as f64),
                 prompt_tokens: Some(shown.prompt_tokens as f64),
+                // As vLLM, which does not tell.
+                max_num_seqs: None,
                 cadence: None,
                 taken_start: self.now.saturating_sub(SCRAPE_TRIP),
                 taken_end: self.now + SCRAPE_TRIP,
@@ -418,6 +445,9 @@ impl<'a> World<'a> {
         balancer.tick(self.now);
         if number == 0 && self.now <= self.scenario.end {
             self.learning.tick(self.now, &balancer.governor);
+            if let Some(watch) = &mut self.watch {
+                watch(self.now, balancer.sample());
+            }
             for (server, explained) in self.explained.iter_mut().enumerate() {
                 *explained = *balancer.governor.explain(server).expect("the governor knows every server");
             }
