@@ -30,10 +30,10 @@ pub(super) struct RecordingArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "trace")]
     pub(super) replay: Option<PathBuf>,
     /// With --record: end after this time
-    #[arg(long = "for", value_name = "TIME", requires = "record", value_parser = period)]
+    #[arg(long = "for", value_name = "TIME", conflicts_with_all = ["trace", "replay"], value_parser = period)]
     duration: Option<Duration>,
     /// With --record: time from one sample to the next; the governor's tick at least
-    #[arg(long, value_name = "TIME", requires = "record", default_value = "100ms", value_parser = interval)]
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["trace", "replay"], default_value = "100ms", value_parser = interval)]
     every: Duration,
 }
 

@@ -33,7 +33,8 @@ pub struct Recorders(Arc<Mutex<Vec<Recorder>>>);
 
 struct Recorder {
     every: Duration,
-    due: Duration,
+    /// When it wants the next frame; at once before the first.
+    due: Option<Duration>,
     sender: mpsc::Sender<Frame>,
     lost: Arc<AtomicU64>,
 }
@@ -52,7 +53,7 @@ impl Recorders {
     pub fn begin(&self, every: Duration) -> Recording {
         let (sender, receiver) = mpsc::channel(BACKLOG);
         let lost = Arc::new(AtomicU64::new(0));
-        self.lock().push(Recorder { every, due: Duration::ZERO, sender, lost: Arc::clone(&lost) });
+        self.lock().push(Recorder { every, due: None, sender, lost: Arc::clone(&lost) });
         Recording { receiver, lost, header: None, next: None }
     }
 
@@ -60,15 +61,15 @@ impl Recorders {
     pub fn are_due(&self, now: Duration) -> bool {
         let mut recorders = self.lock();
         recorders.retain(|recorder| !recorder.sender.is_closed());
-        recorders.iter().any(|recorder| recorder.due <= now)
+        recorders.iter().any(|recorder| recorder.is_due(now))
     }
 
     /// Gives a frame to all who are due.
     pub fn hand_out(&self, now: Duration, frame: &Frame) {
-        for recorder in self.lock().iter_mut().filter(|recorder| recorder.due <= now) {
-            // Late ones are not made up for, and a rhythm is kept where it can be.
-            let next = recorder.due + recorder.every;
-            recorder.due = if next > now { next } else { now + recorder.every };
+        for recorder in self.lock().iter_mut().filter(|recorder| recorder.is_due(now)) {
+            // The rhythm is kept, and late ones are not made up for.
+            let next = recorder.due.unwrap_or(now) + recorder.every;
+            recorder.due = Some(if next > now { next } else { now + recorder.every });
             if recorder.sender.try_send(frame.clone()).is_err() {
                 recorder.lost.fetch_add(1, Ordering::Relaxed);
             }
@@ -77,6 +78,12 @@ impl Recorders {
 
     fn lock(&self) -> MutexGuard<'_, Vec<Recorder>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recorder {
+    fn is_due(&self, now: Duration) -> bool {
+        self.due.is_none_or(|due| due <= now)
     }
 }
 

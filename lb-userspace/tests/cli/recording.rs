@@ -72,7 +72,8 @@ gpu-0            75         100           50
 gpu-1            25           0           50
 MEAN_LOAD      17.0        17.0         17.0
 
-Shares are good to 16 points.
+Shares are good to 16 points. Each flow met the live flows that were really there: a share says where
+flows would have gone one step on, not what a policy would have led to.
 
 TERMS      COST_WRITTEN  COST_ON  CORRECTION_WRITTEN  CORRECTION_ON  LIMIT_WRITTEN LIMIT_ON
 gpu-0              1.00     1.00                +0.0           +0.0              -        -
@@ -143,6 +144,6 @@ fn a_simulation_needs_a_trace_or_a_recording_and_not_both() {
     usage(&[], "--trace <FILE>");
     usage(&["--replay", "a", "--trace", "b"], "cannot be used with");
     usage(&["--replay", "a", "--record", "b"], "cannot be used with");
-    usage(&["--trace", "a", "--for", "1s"], "--record <FILE>");
+    usage(&["--replay", "a", "--for", "1s"], "cannot be used with");
     usage(&["--record", "a", "--every", "10us"], "must be 1ms at least");
 }

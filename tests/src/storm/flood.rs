@@ -14,13 +14,13 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use guidevane::{
-    config::Daemon,
+    config::{Daemon, GovernorMode, PolicyKind},
     daemon::{
         governing::{Governing, Subject, Ward},
         sweeping::Sweeping,
     },
     dataplane::{loader::Maps, sweep::Sweep},
-    governor,
+    governor, recording,
 };
 use lb_common::{layout::Total, reason::Reason};
 use nix::net::if_::if_nametoindex;
@@ -306,6 +306,14 @@ impl Ground<'_> {
             mode: governor::Mode::Static,
             vip: service.id,
             duty: None,
+            described: recording::Vip {
+                name: service.spec.name.clone(),
+                policy: PolicyKind::Least,
+                awaiting_weight: 0,
+                epsilon: 0.0,
+                governor: GovernorMode::Static,
+                backends: service.backends.iter().map(u16::to_string).collect(),
+            },
             backends: service.backends.iter().enumerate().map(subject).collect(),
         });
         governing.set_plan(ward.collect());

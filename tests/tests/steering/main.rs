@@ -5,6 +5,7 @@ mod builds;
 mod churn;
 mod connections;
 mod gpu;
+mod recording;
 mod refusals;
 mod reloads;
 mod streaming;

@@ -1,8 +1,8 @@
 //! What another way to steer would have made of a recording, one step at a time.
 //!
 //! Between two samples, the new flows that came are dealt out anew by [`lb_common::pick`] over the live flows that
-//! were really there at the first of the two; those dealt out before in the same interval count as awaiting. Then
-//! the recorded state holds again: what a way would have made of the live flows in the long run is not known, for
+//! were really there at the first of the two, less those that left since, and over those dealt out before in the same
+//! interval. Then the recorded state holds again: what a way would have made of the live flows in the long run is not known, for
 //! nobody knows how fast the servers would have answered. So a share says where a way would have sent the next
 //! flow, and no time to first token is told.
 //!
@@ -10,6 +10,7 @@
 //! from what was, shares do not. The governor runs from the first sample on, with nothing learned before.
 
 mod report;
+mod scene;
 mod way;
 
 use std::time::Duration;
@@ -17,7 +18,6 @@ use std::time::Duration;
 use lb_common::{
     flow::mix,
     pick::{self, Candidate, Context, FULL, LOAD_ONE, Rule, Steer},
-    slot::Gauge,
 };
 
 use super::view::View;
@@ -30,6 +30,7 @@ pub use report::{BackendReplay, Replay, Terms, VipReplay, WayReplay};
 pub use way::{UnknownWay, Way};
 
 use report::Tally;
+use scene::Scene;
 
 /// The margin of [`pick::Policy::Bounded`] is kept in this many parts.
 const EPSILON_ONE: f64 = 1024.0;
@@ -60,6 +61,8 @@ struct Moment {
     sample: VipSample,
     inputs: Vec<Input>,
     on: Vec<Output>,
+    /// For how long requests have waited for their first progress lately.
+    waits: Vec<Duration>,
 }
 
 /// The replay of one VIP.
@@ -110,36 +113,46 @@ impl Player {
         let inputs: Vec<Input> = sample.backends.iter().map(recording::BackendSample::input).collect();
         let mut on = Vec::new();
         self.governor.tick(at, &inputs, &mut on);
-        let next = Moment { at, sample: sample.clone(), inputs, on };
+        let wait = |backend| self.governor.explain(backend).and_then(|explained| explained.first_progress);
+        let waits = (0..inputs.len()).map(|backend| wait(backend).unwrap_or(Duration::MAX)).collect();
+        let next = Moment { at, sample: sample.clone(), inputs, on, waits };
         if let Some(last) = self.last.take() {
-            let came = last.inputs.iter().zip(&next.inputs);
-            // A counter that went back is a new one.
-            let came: Vec<u64> = came.map(|(before, now)| now.opened.saturating_sub(before.opened)).collect();
-            self.deal(&last, &came);
+            self.deal(&last, &next);
             self.tally.pass(next.at - last.at, &last.sample, &last.on);
         }
         self.last = Some(next);
     }
 
-    /// Deals the flows out that came since `moment`.
-    fn deal(&mut self, moment: &Moment, came: &[u64]) {
+    /// Deals the flows out that came from `moment` to `next`, at random times.
+    fn deal(&mut self, moment: &Moment, next: &Moment) {
+        let came = moment.inputs.iter().zip(&next.inputs);
+        // A counter that went back is a new one.
+        let came: Vec<u64> = came.map(|(before, now)| now.opened.saturating_sub(before.opened)).collect();
         let flows: u64 = came.iter().sum();
         if flows == 0 {
             return;
         }
         self.seat(moment);
-        for backend in in_turns(came) {
-            self.tally.came(backend, meet(&mut self.recorded, moment, &self.vip, backend));
+        let times = moments(self.flows, flows, next.at - moment.at);
+        let mut scene = Scene::of(moment, next);
+        for (backend, &now) in in_turns(&came).into_iter().zip(&times) {
+            scene.advance(moment, now, &mut self.recorded.gauges);
+            self.tally.came(backend, met(&self.recorded, moment, &self.vip, backend));
+            scene.place(backend, now);
         }
         for number in 0..self.ways.len() {
-            let way = self.ways[number];
-            self.views[number].outputs = outputs(way, moment);
-            for flow in self.flows..self.flows + flows {
-                let view = &mut self.views[number];
+            let (way, view) = (self.ways[number], &mut self.views[number]);
+            view.outputs = outputs(way, moment);
+            let mut scene = Scene::of(moment, next);
+            for (flow, &now) in (self.flows..).zip(&times) {
+                scene.advance(moment, now, &mut view.gauges);
                 let choice = pick::pick(&context(&self.vip, way, moment, view, mix(flow)), view);
                 let backend = choice.map(|choice| usize::from(choice.backend));
-                let to = backend.map(|backend| (backend, meet(view, moment, &self.vip, backend)));
+                let to = backend.map(|backend| (backend, met(view, moment, &self.vip, backend)));
                 self.tally.would_come(number, to);
+                if let Some(backend) = backend {
+                    scene.place(backend, now);
+                }
             }
         }
         self.flows += flows;
@@ -154,9 +167,6 @@ impl Player {
             self.views = self.ways.iter().map(|_| view()).collect();
             self.recorded = view();
             self.weights = weights;
-        }
-        for view in self.views.iter_mut().chain([&mut self.recorded]) {
-            view.gauges = moment.inputs.iter().map(|input| input.gauges).collect();
         }
     }
 }
@@ -190,9 +200,9 @@ fn context(vip: &recording::Vip, way: Way, moment: &Moment, view: &View, hash: u
     }
 }
 
-/// Puts a flow on a backend, where it awaits; gives the load it met, in flows at nominal cost. All ways are measured
-/// alike: by what mode `on` would have written.
-fn meet(view: &mut View, moment: &Moment, vip: &recording::Vip, backend: usize) -> f64 {
+/// The load that a flow meets at a backend, in flows at nominal cost. All ways are measured alike: by what mode `on`
+/// would have written.
+fn met(view: &View, moment: &Moment, vip: &recording::Vip, backend: usize) -> f64 {
     let Output { cost, correction, limit, static_cost, share } = moment.on[backend];
     let candidate = Candidate {
         lacks: 0,
@@ -203,8 +213,17 @@ fn meet(view: &mut View, moment: &Moment, vip: &recording::Vip, backend: usize) 
         share,
     };
     let load = pick::load::<View>(&context(vip, Way::Guidevane, moment, view, 0), &candidate) % FULL;
-    view.gauges[backend][Gauge::Awaiting as usize] += 1;
     load as f64 / LOAD_ONE as f64
+}
+
+/// When flows come within `time`, in order: as at random, for even distances would hide that they come in bunches.
+fn moments(first: u64, flows: u64, time: Duration) -> Vec<Duration> {
+    /// Keeps these draws apart from the hashes of flows.
+    const TIMES: u64 = 1 << 63;
+    let draw = |flow: u64| time.mul_f64((mix(flow | TIMES) >> 11) as f64 / (1_u64 << 53) as f64);
+    let mut times: Vec<Duration> = (first..first + flows).map(draw).collect();
+    times.sort_unstable();
+    times
 }
 
 /// Backends as often as flows came to them, evenly mixed.

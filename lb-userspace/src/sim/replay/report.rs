@@ -259,7 +259,12 @@ impl VipReplay {
             row("REFUSED", ways().map(|way| way.refused.to_string()).collect());
         }
         if let Some(error) = self.share_error {
-            let _ = writeln!(text, "\nShares are good to {:.0} points.", (200.0 * error).max(1.0).ceil());
+            let points = (200.0 * error).max(1.0).ceil();
+            let _ = writeln!(
+                text,
+                "\nShares are good to {points:.0} points. Each flow met the live flows that were really there: a share says where\n\
+                 flows would have gone one step on, not what a policy would have led to."
+            );
         }
         let _ = writeln!(
             text,

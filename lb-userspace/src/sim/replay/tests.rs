@@ -58,7 +58,7 @@ fn what_was_written_gives_the_shares_that_were_and_the_governor_finds_it_again()
     println!("{}", replayed.table());
     let vip = only(&replayed);
     assert!(vip.new_flows > 3000, "{} flows in a minute at 60 a second", vip.new_flows);
-    // Flows that leave within an interval stay in a replay's sight, which is worth a point.
+    // What happens within an interval is known in outline alone, which is worth a point.
     let noise = 3.0 * vip.share_error.expect("flows came") + 0.01;
     for backend in 0..4 {
         for way in [Way::AsWritten, Way::Guidevane] {
@@ -77,11 +77,10 @@ fn other_ways_do_what_they_do() {
         assert!((turn - 0.25).abs() < 0.001, "round robin gives each a quarter, not {turn:.3}");
     }
     let slow = |way| share(vip, way, 3);
+    assert!((slow(Way::Hash) - 0.25).abs() < 0.05, "hashing knows no speed: {:.3}", slow(Way::Hash));
     assert!(slow(Way::Guidevane) < slow(Way::LiveCounts), "a slow server gets fewer when its speed is known");
-    assert!(
-        slow(Way::LiveCounts) < slow(Way::Hash),
-        "and its live flows keep others away even when it is not"
-    );
+    // It was kept emptier than the rest: one step on, that is where the fewest connections are.
+    assert!(slow(Way::LeastConnections) > 0.5, "{:.3}", slow(Way::LeastConnections));
     let load = |way: Way| vip.ways.iter().find(|it| it.name == way.name()).and_then(|it| it.mean_load);
     assert!(load(Way::Guidevane) < load(Way::RoundRobin), "the least load is less than any");
 }
