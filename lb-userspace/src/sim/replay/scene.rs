@@ -83,7 +83,6 @@ mod tests {
     #[test]
     fn requests_await_for_as_long_as_they_lately_did() {
         let ms = Duration::from_millis;
-        let input = Input { gauges: [1, 4, 2, 3], ..Input::default() };
         let moment = |at, gauges, opened| Moment {
             at: ms(at),
             sample: VipSample { opening_cap: 0, duty: 0, backends: Vec::new() },
