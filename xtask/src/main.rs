@@ -10,6 +10,7 @@ mod guests;
 mod manifest;
 mod object_file;
 mod objects;
+mod peers;
 mod process;
 mod setup;
 mod test;

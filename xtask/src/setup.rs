@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::unistd::geteuid;
 
 use crate::{
+    peers,
     process::{cargo_bin, cargo_home, find_program, outside_cargo, run as run_command},
     toolchain::{probe, usable},
 };
@@ -36,15 +37,22 @@ const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
 /// Arguments of `setup`.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Install the real inference servers that tests use if they are there: a download of 70 MB, 400 MB on disk
+    #[arg(long)]
+    peers: bool,
+}
 
 /// Runs the verb.
 ///
 /// # Errors
 /// Something is missing and cannot be installed; the message has the command that would.
-pub fn run(_: &Args) -> Result<()> {
+pub fn run(args: &Args) -> Result<()> {
     test_tools()?;
     ebpf_toolchain()?;
+    if args.peers {
+        peers::install()?;
+    }
     println!("everything needed is installed");
     Ok(())
 }
@@ -92,7 +100,10 @@ fn install_linker() -> Result<()> {
 }
 
 /// Installs packages; with none it does nothing and needs nothing.
-fn apt_install(packages: &[&str]) -> Result<()> {
+///
+/// # Errors
+/// They are missing and cannot be installed; the message has the command that would.
+pub fn apt_install(packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }

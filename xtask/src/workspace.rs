@@ -22,3 +22,8 @@ pub fn manifest(root: &Path) -> PathBuf {
 pub fn fresh_objects(root: &Path) -> PathBuf {
     root.join("target/bpf")
 }
+
+/// The folder of the real programs that tests put beside or behind Guidevane; never committed.
+pub fn peers(root: &Path) -> PathBuf {
+    root.join("target/peers")
+}
