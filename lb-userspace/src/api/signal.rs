@@ -32,6 +32,8 @@ pub enum SignalSource {
     Metrics,
     /// Its small answers between two scrapes of them.
     Light,
+    /// Its agent's reports, where its metrics are not read from here.
+    Agent,
     /// What is known of its GPUs, whoever read them last.
     Gpu,
     /// A DCGM exporter, which is one of those.
@@ -58,6 +60,7 @@ impl fmt::Display for SignalSource {
             Self::Kernel => "kernel",
             Self::Metrics => "metrics",
             Self::Light => "light",
+            Self::Agent => "agent",
             Self::Gpu => "gpu",
             Self::Dcgm => "dcgm",
         })

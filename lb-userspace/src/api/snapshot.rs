@@ -184,9 +184,11 @@ pub struct Backend {
     pub packets: u64,
     /// Bytes of those, with their Ethernet headers.
     pub bytes: u64,
-    /// Median time from a request to its first progress; `None` before the first.
+    /// Mean time from a request to its first progress, exact; `None` before the first.
+    pub ttft_mean_seconds: Option<f64>,
+    /// Median of the same, within a factor of 1.4: the kernel counts by powers of two.
     pub ttft_p50_seconds: Option<f64>,
-    /// 99th percentile of the same.
+    /// 99th percentile of the same, as exact.
     pub ttft_p99_seconds: Option<f64>,
     /// The server's own report; `None` if it gives none or it is too old to use.
     pub reported: Option<Reported>,

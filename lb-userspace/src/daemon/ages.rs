@@ -15,6 +15,10 @@ pub fn signals_of(core: &Core, backend: &str) -> Vec<Signal> {
     let mut signals = vec![Signal::new(SignalSource::Kernel, core.ticked().map(seconds))];
     if let Some(scrape) = core.scrapers.subscribe(backend) {
         signals.extend(server(&scrape.borrow(), seconds));
+    } else if let Some(scrape) = core.agents.subscribe(backend) {
+        let scrape = scrape.borrow();
+        let age = scrape.last.as_ref().map(|observation| seconds(observation.taken_start));
+        signals.push(scraped(SignalSource::Agent, age, &scrape));
     }
     if let Some(hardware) = core.hardware.subscribe(backend) {
         let age = hardware.borrow().as_ref().map(|hardware| seconds(hardware.taken_start));

@@ -18,7 +18,7 @@ use crate::{
     config,
     dataplane::{
         Error,
-        counters::{self, quantile},
+        counters::{self, mean, quantile},
         spec,
     },
     health,
@@ -158,6 +158,7 @@ fn backend_of(
         unanswered: traffic.unanswered,
         packets: traffic.packets,
         bytes: traffic.bytes,
+        ttft_mean_seconds: mean(&progress),
         ttft_p50_seconds: quantile(&progress, 0.5),
         ttft_p99_seconds: quantile(&progress, 0.99),
         signals: ages::signals_of(core, &backend.name),

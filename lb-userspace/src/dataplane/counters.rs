@@ -83,6 +83,11 @@ fn read<T: aya::Pod>(
     map.get(&index, 0).map_err(|source| Error::MapInfo { name, source })
 }
 
+/// The mean of a histogram of times, in seconds. None when nothing was counted.
+pub fn mean(histogram: &Histogram) -> Option<f64> {
+    (histogram.count > 0).then(|| histogram.sum_ns as f64 / histogram.count as f64 / 1e9)
+}
+
 /// A quantile of a histogram of times, in seconds: the middle, on a logarithmic scale, of the bucket it
 /// falls into. None when nothing was counted.
 pub fn quantile(histogram: &Histogram, quantile: f64) -> Option<f64> {

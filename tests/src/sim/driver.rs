@@ -101,6 +101,11 @@ impl EngineHandle {
         lock(&self.metrics).stats
     }
 
+    /// The mean time from a request's arrival to its first token, in seconds; none before the first.
+    pub fn mean_first_token(&self) -> Option<f64> {
+        lock(&self.metrics).first_token.mean()
+    }
+
     /// The text of `/metrics`.
     pub fn render_metrics(&self, model: &str) -> String {
         let metrics = lock(&self.metrics).clone();

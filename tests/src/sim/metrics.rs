@@ -37,6 +37,12 @@ impl Histogram {
         self.sum += seconds;
     }
 
+    /// The mean of all observations, in seconds; none before the first.
+    pub fn mean(&self) -> Option<f64> {
+        let count: u64 = self.counts.iter().sum();
+        (count > 0).then(|| self.sum / count as f64)
+    }
+
     fn render(&self, text: &mut String, name: &str, help: &str, labels: &str) {
         header(text, name, help, "histogram");
         let mut total = 0;

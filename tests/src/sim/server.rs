@@ -149,6 +149,11 @@ impl SimServer {
         self.engine.stats()
     }
 
+    /// The mean time from a request's arrival to its first token, in seconds; none before the first.
+    pub fn mean_first_token(&self) -> Option<f64> {
+        self.engine.mean_first_token()
+    }
+
     /// Stops it and waits until its sockets are closed.
     pub async fn stop(mut self) {
         self.stop.take();
