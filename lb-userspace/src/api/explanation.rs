@@ -42,6 +42,8 @@ pub struct Explanation {
     pub correction: Correction,
     /// What is counted, as part of the correction, for flows that failed at once.
     pub failed: Failed,
+    /// What the kernel's own signals allow its reports.
+    pub trust: Trust,
     /// How many flows it can work on at once.
     pub limit: Limit,
     /// Mean time from request to first progress in the last seconds.
@@ -57,6 +59,15 @@ pub struct Terms {
     pub correction: f64,
     /// Flows at once; `None` when unknown.
     pub limit: Option<u32>,
+}
+
+/// The kernel's own picture of a backend, beside which its reports are held.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Trust {
+    /// All factors together by the kernel's signals alone, on the scale of the pool's.
+    pub kernel_factor: f64,
+    /// Whether cost or correction were kept from making more than twice its share of it.
+    pub bounded: bool,
 }
 
 /// Why a factor is not its target.

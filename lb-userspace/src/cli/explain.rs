@@ -144,6 +144,16 @@ fn render(explanation: &Explanation) -> String {
         line("failed", format!("{:+.1}", failed.flows), &why);
     }
     line(
+        "trust",
+        two(explanation.trust.kernel_factor),
+        match explanation.trust.bounded {
+            false => "by the kernel's signals alone; reports agree, or make it look worse",
+            true => {
+                "by the kernel's signals alone; reports claim more than twice its share, and are cut to that"
+            }
+        },
+    );
+    line(
         "limit",
         limit_of(written),
         match limit.origin {

@@ -56,6 +56,7 @@ pub fn explanation(vip: &config::Vip, backend: &str, explained: &Explained) -> E
             flows: fail_fast.flows,
             lifetime_seconds: fail_fast.lifetime.map(|lifetime| lifetime.as_secs_f64()),
         },
+        trust: api::Trust { kernel_factor: explained.kernel_factor, bounded: explained.bounded },
         limit: api::Limit {
             flows: limit.flows,
             origin: match limit.origin {
