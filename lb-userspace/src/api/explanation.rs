@@ -62,7 +62,7 @@ pub struct Terms {
 /// The kernel's own picture of a backend, beside which its reports are held.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Trust {
-    /// All factors together by the kernel's signals alone, on the scale of the pool's.
+    /// All factors together by the kernel's signals alone.
     pub kernel_factor: f64,
     /// Whether cost or correction were kept from making more than twice its share of it.
     pub bounded: bool,

@@ -146,7 +146,7 @@ pub struct Explained {
     pub factor: f64,
     /// What the output waits for.
     pub damping: Damping,
-    /// The factor by the kernel's own signals alone, on the scale of the pool's factors.
+    /// The factor by the kernel's own signals alone.
     pub kernel_factor: f64,
     /// Whether reports were kept from giving it more than twice the share that the kernel's own signals do.
     pub bounded: bool,

@@ -17,9 +17,13 @@
 //! more while they await, and those that open or idle, can be left out of `n`.
 //!
 //! Only the ratios of costs matter to a pick, and a report can also make *others* look slow, by shifting what the pool
-//! compares with. So the kernel's costs are brought to the scale of the governor's first: such that both pictures have
-//! the same capacity, the sum of `1 / cost`, once every backend is within its bound. Where the kernel agrees with the
-//! reports, or there are none, nothing is changed.
+//! compares with. So a backend's cost by the kernel's picture is brought to the scale of the governor's first: such that
+//! the others have the same capacity, the sum of `1 / cost`, in both pictures, each within its own bound. What it has
+//! against all others then at most doubles, and so its share does, of flows as of load, whatever its speed. Where the
+//! kernel agrees with the reports, or there are none, nothing is changed.
+//!
+//! Shares follow costs where servers have work, some flows each. Where most are idle, flows go to the first of several,
+//! and a report that makes those before it look slower than the kernel knows can put a backend there.
 
 use std::time::Duration;
 
@@ -36,7 +40,7 @@ use super::{
     theta::{self, Curves, Theta, Watched},
 };
 
-/// A backend's share grows by this factor at most.
+/// What a backend has against the others grows by this factor at most.
 const LIFT: f64 = 2.0;
 
 /// The new flow itself, in flows: it will be live, and it will await its first progress.
@@ -85,10 +89,29 @@ impl Kernel {
     }
 }
 
-/// A backend in both pictures.
-struct Compared {
+/// What a backend can carry in both pictures: one over its cost.
+#[derive(Clone, Copy)]
+struct Capacity {
     kernel: f64,
     governor: f64,
+}
+
+impl Capacity {
+    fn of(kernel_cost: f64, governor_cost: u32) -> Self {
+        Self { kernel: 1.0 / kernel_cost, governor: 1.0 / f64::from(governor_cost) }
+    }
+
+    /// The largest part of a pool that it may be in the governor's picture, where the pool is `own` in the kernel's.
+    fn most(&self, own: f64) -> f64 {
+        LIFT * self.kernel / (own + (LIFT - 1.0) * self.kernel)
+    }
+
+    /// What the kernel's cost is multiplied by so that all others of the pool carry as much in both pictures.
+    fn scale(&self, pool: &Self) -> f64 {
+        let within = self.governor.min(self.most(pool.kernel) * pool.governor);
+        let others = (pool.kernel - self.kernel, pool.governor - within);
+        if others.0 > 0.0 && others.1 > 0.0 { others.0 / others.1 } else { 1.0 }
+    }
 }
 
 /// Moves the kernel's picture on to a moment, and bounds what the backends propose.
@@ -106,20 +129,13 @@ pub(super) fn bound(moment: &Moment, backends: &mut [Backend], curves: &mut Curv
         backend.explained.kernel_factor = backend.kernel.factor(moment, input.usable, slow_start);
     }
     let taking = |input: &Input| input.usable && input.weight > 0;
-    let pool: Vec<Compared> = backends
-        .iter()
-        .zip(inputs)
-        .filter(|(_, input)| taking(input))
-        .map(|(backend, _)| Compared {
-            kernel: kernel_cost(&backend.explained),
-            governor: f64::from(backend.explained.proposed.cost),
-        })
-        .collect();
-    let scale = scale(&pool);
+    let capacity = |e: &Explained| Capacity::of(kernel_cost(e), e.proposed.cost);
+    let members = backends.iter().zip(inputs).filter(|(_, input)| taking(input));
+    let pool = sum(&members.map(|(backend, _)| capacity(&backend.explained)).collect::<Vec<_>>());
     for (backend, input) in backends.iter_mut().zip(inputs).filter(|(_, input)| taking(input)) {
         let explained = &mut backend.explained;
+        let scale = capacity(explained).scale(&pool);
         let bounded = held(explained.proposed, kernel_cost(explained) * scale, input.at_work());
-        explained.kernel_factor *= scale;
         explained.bounded = bounded != explained.proposed;
         explained.proposed = bounded;
     }
@@ -130,28 +146,27 @@ fn kernel_cost(explained: &Explained) -> f64 {
     f64::from(super::scale(explained.proposed.static_cost, explained.kernel_factor))
 }
 
-/// What the kernel's costs are multiplied by to have the capacity of the governor's, where each backend counts with
-/// no more than [`LIFT`] times its share.
-fn scale(pool: &[Compared]) -> f64 {
-    let own: f64 = pool.iter().map(|c| 1.0 / c.kernel).sum();
-    let mut capacity: f64 = pool.iter().map(|c| 1.0 / c.governor).sum();
+/// What a pool can carry, where no member is more of it than it may be.
+fn sum(members: &[Capacity]) -> Capacity {
+    let own = members.iter().map(|member| member.kernel).sum();
+    let mut whole = members.iter().map(|member| member.governor).sum();
     let mut over = 0;
     loop {
         let (mut within, mut cut, mut count) = (0.0, 0.0, 0);
-        for compared in pool {
-            let most = LIFT / compared.kernel / own * capacity;
-            if 1.0 / compared.governor > most {
-                cut += LIFT / compared.kernel / own;
+        for member in members {
+            let most = member.most(own);
+            if member.governor > most * whole {
+                cut += most;
                 count += 1;
             } else {
-                within += 1.0 / compared.governor;
+                within += member.governor;
             }
         }
-        // Those that are cut have fixed shares of the whole, and the others what is left.
+        // Those that are cut are fixed parts of the whole, and the others what is left.
         if count <= over || cut >= 1.0 {
-            return if capacity > 0.0 { own / capacity } else { 1.0 };
+            return Capacity { kernel: own, governor: whole };
         }
-        (over, capacity) = (count, within / (1.0 - cut));
+        (over, whole) = (count, within / (1.0 - cut));
     }
 }
 
