@@ -40,6 +40,8 @@ pub struct Explanation {
     pub slow_start: f64,
     /// What is on the server beyond the flows counted here.
     pub correction: Correction,
+    /// What is counted, as part of the correction, for flows that failed at once.
+    pub failed: Failed,
     /// What the kernel's own signals allow its reports.
     pub trust: Trust,
     /// How many flows it can work on at once.
@@ -76,6 +78,17 @@ pub enum Damping {
     Deadband,
     /// It is on its way.
     Slew,
+}
+
+/// Flows that ended far sooner than others, and with far less of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Failed {
+    /// The part of the server's flows that are such ones, 0 to 1.
+    pub part: f64,
+    /// What is counted for them, in flows.
+    pub flows: f64,
+    /// How long flows live at the other servers.
+    pub lifetime_seconds: Option<f64>,
 }
 
 /// How slow a server is beside the others of its VIP.

@@ -31,7 +31,8 @@ use crate::recording;
 
 pub use client::{Client, ClientError, Recorder, Tracer};
 pub use explanation::{
-    Correction, Damping, Explanation, HardwareFactor, Limit, LimitOrigin, Measure, Slowness, Terms, Trust,
+    Correction, Damping, Explanation, Failed, HardwareFactor, Limit, LimitOrigin, Measure, Slowness, Terms,
+    Trust,
 };
 pub use record::{RecordRequest, Sampling};
 pub use server::{BindError, Server};

@@ -87,7 +87,7 @@ pub(super) fn governor(mut client: Client, args: &GovernorArgs) -> anyhow::Resul
 
 /// One line a term: its value, and where that comes from.
 fn render(explanation: &Explanation) -> String {
-    let Explanation { slowness, hardware, correction, limit, written, proposed, .. } = explanation;
+    let Explanation { slowness, hardware, correction, failed, limit, written, proposed, .. } = explanation;
     let mut text = format!(
         "{} of {}: policy {}, governor {}\n\nTERM         VALUE  WHY\n",
         explanation.backend, explanation.vip, explanation.policy, explanation.governor
@@ -138,6 +138,11 @@ fn render(explanation: &Explanation) -> String {
             _ => "it does not report its requests".to_owned(),
         },
     );
+    if failed.part > 0.0 {
+        let others = failed.lifetime_seconds.unwrap_or_default();
+        let why = format!("{:.0} % of its flows end at once; others live {others:.2} s", failed.part * 100.0);
+        line("failed", format!("{:+.1}", failed.flows), &why);
+    }
     line(
         "trust",
         two(explanation.trust.kernel_factor),

@@ -12,7 +12,7 @@ use crate::{
 
 /// What became known of `backend`, one of `vip`'s, at the governor's last tick.
 pub fn explanation(vip: &config::Vip, backend: &str, explained: &Explained) -> Explanation {
-    let Explained { theta, hardware, correction, limit, .. } = explained;
+    let Explained { theta, hardware, correction, limit, fail_fast, .. } = explained;
     Explanation {
         backend: backend.to_owned(),
         vip: vip.name.clone(),
@@ -50,6 +50,11 @@ pub fn explanation(vip: &config::Vip, backend: &str, explained: &Explained) -> E
             reported: correction.raw,
             smoothed: correction.filtered,
             age_seconds: correction.age.map(|age| age.as_secs_f64()),
+        },
+        failed: api::Failed {
+            part: fail_fast.part,
+            flows: fail_fast.flows,
+            lifetime_seconds: fail_fast.lifetime.map(|lifetime| lifetime.as_secs_f64()),
         },
         trust: api::Trust { kernel_factor: explained.kernel_factor, bounded: explained.bounded },
         limit: api::Limit {

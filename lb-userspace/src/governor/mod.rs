@@ -5,6 +5,7 @@
 //! [`lb_common::pick`], never here.
 //!
 //! ```text
+//! correction = beyond our own flows + flows that failed at once
 //! cost = static cost x slowness ^ emphasis x hardware x saturation x slow start      (deadband, slew: fast up, slow down)
 //! ```
 //!
@@ -15,6 +16,7 @@ mod correction;
 mod curve;
 mod damping;
 mod emphasis;
+mod failfast;
 mod flood;
 mod hardware;
 mod limit;
@@ -29,19 +31,23 @@ mod tests;
 
 use std::time::Duration;
 
-use lb_common::{pick::COST_MAX, slot::Gauge};
+use lb_common::{
+    pick::{COST_MAX, FLOW},
+    slot::Gauge,
+};
 
 use correction::Correction;
 use damping::{SLOW_START_TIME, Slew};
 use emphasis::Emphasis;
+use failfast::{FailFast, Lens, Pool};
 use flood::Flood;
 use hardware::Hardware;
 use limit::Limit;
 use theta::{Curves, Theta, Watched};
 
 pub use terms::{
-    CorrectionTerm, Damping, Explained, Hardware as HardwareReading, HardwareTerm, Input, LimitOrigin,
-    LimitTerm, Output, Reported, ThetaSource, ThetaTerm,
+    CorrectionTerm, Damping, Explained, FailFastTerm, Hardware as HardwareReading, HardwareTerm, Input,
+    LimitOrigin, LimitTerm, Output, Reported, ThetaSource, ThetaTerm,
 };
 
 /// How far the governor may go.
@@ -87,6 +93,7 @@ struct Backend {
     hardware: Hardware,
     correction: Correction,
     limit: Limit,
+    fail_fast: FailFast,
     slew: Slew,
     kernel: trust::Kernel,
     /// Since when it takes flows, and since when it is spared.
@@ -107,17 +114,19 @@ pub struct Governor {
     kernel_curves: Curves,
     flood: Flood,
     emphasis: Emphasis,
+    pool: Pool,
     now: Option<Duration>,
 }
 
 /// What holds for all backends in a tick.
-struct Shared {
+struct Shared<'a> {
     /// Sum of the weights of usable backends.
     weight: u64,
     /// How much of slowness becomes cost.
     exponent: f64,
     /// What usable backends have beyond our own flows, as a mean.
     correction: f64,
+    pool: &'a Pool,
     mode: Mode,
 }
 
@@ -157,11 +166,13 @@ impl Governor {
         self.backends.resize_with(inputs.len(), Backend::default);
 
         let established = self.has_established(now);
+        let lens = Lens { opening_cap: self.flood.opening_cap(), duty: self.flood.duty() };
         let (mut opened, mut requests, mut sampled) = (0_u64, 0_u64, false);
         for (backend, input) in self.backends.iter_mut().zip(inputs) {
             backend.judge_usable(now, input, established);
-            let change =
-                backend.observe(now, step, input, self.flood.opening_cap(), &self.options, &mut self.curves);
+            let before = backend.before.unwrap_or(*input);
+            backend.fail_fast.watch(step, &before, input, &self.pool, &lens);
+            let change = backend.observe(now, step, input, lens.opening_cap, &self.options, &mut self.curves);
             opened = opened.saturating_add(change.opened);
             requests = requests.saturating_add(change.requests);
             sampled |= change.sampled;
@@ -172,11 +183,14 @@ impl Governor {
             theta::judge(now, &mut self.curves, servers.map(|(b, input)| (&mut b.theta, input.usable)));
         }
 
+        let usable = self.backends.iter().zip(inputs).filter(|(_, input)| input.usable);
+        self.pool.tick(step, opened, usable.map(|(backend, _)| &backend.fail_fast));
         self.emphasis.tick(step, inputs);
         let shared = Shared {
             weight: capacity::usable_weight(inputs),
             exponent: self.emphasis.exponent(),
             correction: self.mean_correction(now, inputs),
+            pool: &self.pool,
             mode: self.options.mode,
         };
         outputs.clear();
@@ -295,10 +309,12 @@ impl Backend {
         (count >= 0.5).then(|| Duration::try_from_secs_f64(seconds / count).unwrap_or(Duration::MAX))
     }
 
-    fn write(&mut self, now: Duration, step: Duration, input: &Input, shared: &Shared) -> Output {
+    fn write(&mut self, now: Duration, step: Duration, input: &Input, shared: &Shared<'_>) -> Output {
         let saturation = damping::saturation(now, input.reported.as_ref());
         let slow_start = damping::slow_start(now, self.came_back);
         let (slowness, kept) = (self.theta.factor(now), self.theta.kept(now));
+        let slowness = if self.fail_fast.fails() { slowness.max(1.0) } else { slowness };
+        let ended = self.fail_fast.flows(shared.pool);
         let hardware = self.hardware.log(slowness.ln(), kept);
         let target = slowness.powf(shared.exponent) * hardware.exp() * saturation * slow_start;
         let damping = self.slew.tick(step, target);
@@ -314,7 +330,7 @@ impl Backend {
         };
         let proposed = Output {
             cost: scale(static_cost, self.slew.factor()),
-            correction: self.correction.output(now, shared.correction),
+            correction: self.correction.output(now, shared.correction).saturating_add(in_flow_units(ended)),
             limit: limit.flows.unwrap_or(0),
             ..unmoved
         };
@@ -328,6 +344,11 @@ impl Backend {
             theta: self.theta.explain(now),
             correction: self.correction.explain(now),
             limit,
+            fail_fast: FailFastTerm {
+                part: self.fail_fast.part(),
+                flows: ended,
+                lifetime: shared.pool.lifetime(),
+            },
             hardware: self.hardware.explain(hardware),
             saturation,
             slow_start,
@@ -342,6 +363,11 @@ impl Backend {
         };
         written
     }
+}
+
+/// Saturating, as casts are.
+fn in_flow_units(flows: f64) -> i32 {
+    (flows * f64::from(FLOW)).round() as i32
 }
 
 fn scale(cost: u32, factor: f64) -> u32 {

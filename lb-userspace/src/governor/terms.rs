@@ -134,6 +134,8 @@ pub struct Explained {
     pub correction: CorrectionTerm,
     /// Flows at once.
     pub limit: LimitTerm,
+    /// Flows that ended far too soon.
+    pub fail_fast: FailFastTerm,
     /// What its GPUs say.
     pub hardware: HardwareTerm,
     /// Factor for a server that runs full, from 1.
@@ -220,6 +222,17 @@ pub struct CorrectionTerm {
     pub filtered: f64,
     /// Age of the report.
     pub age: Option<Duration>,
+}
+
+/// Flows that ended far sooner than the pool's, and with far less of an answer; they stay counted for a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct FailFastTerm {
+    /// The part of the backend's flows that counts as failed, 0 to 1.
+    pub part: f64,
+    /// What is counted for them, in flows.
+    pub flows: f64,
+    /// How long flows of the pool live.
+    pub lifetime: Option<Duration>,
 }
 
 /// The limit and where it comes from.

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use guidevane::api::{
-    AdminState, Candidate, Change, CommandError, Correction, Damping, Explanation, FlowEvent,
+    AdminState, Candidate, Change, CommandError, Correction, Damping, Explanation, Failed, FlowEvent,
     GovernorRequest, Handler, HardwareFactor, Limit, LimitOrigin, Lost, Measure, ModeChange, Outcome,
     RecordRequest, Server, Slowness, Snapshot, Terms, TraceRequest, Tracing, Trust, Why,
 };
@@ -48,6 +48,7 @@ fn explanation() -> Explanation {
         slow_start: 1.0,
         trust: Trust { kernel_factor: 1.1, bounded: false },
         correction: Correction { reported: Some(4.0), smoothed: 3.25, age_seconds: Some(0.2) },
+        failed: Failed { part: 0.25, flows: 1.5, lifetime_seconds: Some(2.0) },
         limit: Limit { flows: Some(32), origin: LimitOrigin::Configured },
         first_progress_seconds: Some(0.1374),
     }
@@ -63,6 +64,7 @@ hardware      1.30  GPUs say 1.30, 0.9 s ago; 1.00 when slowness was measured
 saturation    1.00  KV cache and queue, from its reports
 slow start    1.00  above 1 for a while after it comes back
 correction    +0.0  +4.0 flows beyond ours reported 0.2 s ago; smoothed +3.2
+failed        +1.5  25 % of its flows end at once; others live 2.00 s
 trust         1.10  by the kernel's signals alone; reports agree, or make it look worse
 limit           32  configured
 ttfb           137  ms to first progress, lately

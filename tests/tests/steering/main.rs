@@ -4,6 +4,7 @@ mod agents;
 mod builds;
 mod churn;
 mod connections;
+mod failing;
 mod first_token;
 mod gpu;
 mod llama;
