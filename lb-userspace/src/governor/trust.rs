@@ -2,12 +2,13 @@
 //! kernel's own signals give it.
 //!
 //! Beside the governor's picture of the pool there is another, drawn from the kernel's signals alone: static cost,
-//! slow start, and slowness by the bytes that clients acknowledge. Reports may make any backend look worse, but no
-//! better than this, with `n` of our flows at work there, `k` its cost by the kernel's picture, `c` and `e` cost and
-//! correction by the governor's, and `a` the weight of a flow that awaits its first progress:
+//! slow start, slowness by the bytes that clients acknowledge, and flows that failed at once. Reports may make any
+//! backend look worse, but no better than this, with `n` of our flows at work there and `f` counted for those that
+//! failed, `k` its cost by the kernel's picture, `c` and `e` cost and correction by the governor's, and `a` the weight
+//! of a flow that awaits its first progress:
 //!
 //! ```text
-//! (n + e + 1 + a) x c  >=  (n / 2 + 1 + a) x k
+//! (n + e + 1 + a) x c  >=  (n / 2 + f + 1 + a) x k
 //! ```
 //!
 //! Flows count for half at least, whether by a low cost or by a negative correction or by both; and an idle backend
@@ -27,15 +28,12 @@
 
 use std::time::Duration;
 
-use lb_common::{
-    pick::{COST_MAX, FLOW},
-    slot::Gauge,
-};
+use lb_common::{pick::COST_MAX, slot::Gauge};
 
 use super::{
     AWAITING_WEIGHT, Backend,
     damping::Slew,
-    growth,
+    growth, in_flow_units,
     terms::{Explained, Input, Output},
     theta::{self, Curves, Theta, Watched},
 };
@@ -79,12 +77,14 @@ impl Kernel {
     }
 
     /// The factor of the static cost.
-    fn factor(&mut self, moment: &Moment, usable: bool, slow_start: f64) -> f64 {
+    fn factor(&mut self, moment: &Moment, usable: bool, slow_start: f64, fails: bool) -> f64 {
         if usable && !self.usable {
             self.slew = Slew::at(slow_start);
         }
         self.usable = usable;
-        self.slew.tick(moment.step, self.theta.factor(moment.now).powf(moment.exponent) * slow_start);
+        let slowness = self.theta.factor(moment.now);
+        let slowness = if fails { slowness.max(1.0) } else { slowness };
+        self.slew.tick(moment.step, slowness.powf(moment.exponent) * slow_start);
         self.slew.factor()
     }
 }
@@ -125,8 +125,8 @@ pub(super) fn bound(moment: &Moment, backends: &mut [Backend], curves: &mut Curv
         theta::judge(moment.now, curves, servers.map(|(b, input)| (&mut b.kernel.theta, input.usable)));
     }
     for (backend, input) in backends.iter_mut().zip(inputs) {
-        let slow_start = backend.explained.slow_start;
-        backend.explained.kernel_factor = backend.kernel.factor(moment, input.usable, slow_start);
+        let (slow_start, fails) = (backend.explained.slow_start, backend.fail_fast.fails());
+        backend.explained.kernel_factor = backend.kernel.factor(moment, input.usable, slow_start, fails);
     }
     let taking = |input: &Input| input.usable && input.weight > 0;
     let capacity = |e: &Explained| Capacity::of(kernel_cost(e), e.proposed.cost);
@@ -135,7 +135,8 @@ pub(super) fn bound(moment: &Moment, backends: &mut [Backend], curves: &mut Curv
     for (backend, input) in backends.iter_mut().zip(inputs).filter(|(_, input)| taking(input)) {
         let explained = &mut backend.explained;
         let scale = capacity(explained).scale(&pool);
-        let bounded = held(explained.proposed, kernel_cost(explained) * scale, input.at_work());
+        let flows = Flows { at_work: f64::from(input.at_work()), failed: explained.fail_fast.flows };
+        let bounded = held(explained.proposed, kernel_cost(explained) * scale, &flows);
         explained.bounded = bounded != explained.proposed;
         explained.proposed = bounded;
     }
@@ -170,17 +171,21 @@ fn sum(members: &[Capacity]) -> Capacity {
     }
 }
 
-/// `proposed`, but with no less load than the bound for a backend that costs `kernel` by the kernel's picture and has
-/// `at_work` of our flows.
-fn held(proposed: Output, kernel: f64, at_work: u32) -> Output {
+/// What the kernel counts at a backend.
+struct Flows {
+    at_work: f64,
+    failed: f64,
+}
+
+/// `proposed`, but with no less load than the bound for a backend that costs `kernel` by the kernel's picture.
+fn held(proposed: Output, kernel: f64, flows: &Flows) -> Output {
     let least = (kernel / LIFT).ceil().clamp(1.0, f64::from(COST_MAX));
     // In range, as it was clamped.
     let cost = proposed.cost.max(least as u32);
-    let flows = f64::from(at_work);
-    let load = (flows / LIFT + TO_COME) * kernel.min(f64::from(COST_MAX));
-    let correction = ((load / f64::from(cost) - flows - TO_COME) * f64::from(FLOW)).ceil();
-    // Casts saturate.
-    Output { cost, correction: proposed.correction.max(correction as i32), ..proposed }
+    let Flows { at_work, failed } = flows;
+    let load = (at_work / LIFT + failed + TO_COME) * kernel.min(f64::from(COST_MAX));
+    let correction = in_flow_units(load / f64::from(cost) - at_work - TO_COME);
+    Output { cost, correction: proposed.correction.max(correction), ..proposed }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use lb_common::{
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_assert, prop_oneof, proptest};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
-use super::{Capacity, TO_COME, held, sum};
+use super::{Capacity, Flows, TO_COME, held, sum};
 use crate::governor::{
     AWAITING_WEIGHT, Explained, Governor, Options, Output, Reported,
     testing::{input, reported},
@@ -195,7 +195,8 @@ fn run(case: &Case) -> [Steering; 2] {
 fn by_kernel(explained: &Explained) -> Output {
     let written = explained.written;
     let cost = crate::governor::scale(written.static_cost, explained.kernel_factor);
-    Output { cost, correction: 0, limit: 0, ..written }
+    let correction = crate::governor::in_flow_units(explained.fail_fast.flows);
+    Output { cost, correction, limit: 0, ..written }
 }
 
 fn context(traffic: &mut SmallRng, governor: &Governor, count: usize) -> Context {
@@ -326,16 +327,19 @@ proptest! {
     fn the_load_stays_above_the_bound_at_every_count_from_the_present_one_on(
         (cost, correction) in (1..=64 * COST_ONE, any::<i32>()),
         kernel in 1.0..200_000.0_f64,
-        (at_work, more) in (0..100_000_u32, 0..100_000_u32),
+        (at_work, more, failed) in (0..100_000_u32, 0..100_000_u32, prop_oneof![Just(0.0), 0.0..1000.0_f64]),
     ) {
-        let bounded = held(proposed(cost, correction), kernel, at_work);
+        let flows = Flows { at_work: f64::from(at_work), failed };
+        let bounded = held(proposed(cost, correction), kernel, &flows);
         let kernel = kernel.min(f64::from(64 * COST_ONE));
         for flows in [at_work, at_work + more] {
-            let bound = (f64::from(flows) / 2.0 + TO_COME) * kernel;
-            prop_assert!(load(&bounded, flows) >= bound * 0.999_999, "{bounded:?} at {flows}");
+            let bound = (f64::from(flows) / 2.0 + failed + TO_COME) * kernel;
+            // Corrections are in 256ths of a flow.
+            let rounding = f64::from(bounded.cost) / f64::from(FLOW);
+            prop_assert!(load(&bounded, flows) >= bound * 0.999_999 - rounding, "{bounded:?} at {flows}");
         }
         // What looks worse than the kernel's picture is left alone.
-        if f64::from(cost) >= kernel && correction >= 0 {
+        if f64::from(cost) >= kernel && f64::from(correction) >= failed * f64::from(FLOW) {
             prop_assert!(bounded == proposed(cost, correction), "{bounded:?}");
         }
     }
