@@ -11,7 +11,7 @@ use crate::{
     flow::{mix, reduce},
     layout::backend_bits,
     maglev::NOBODY,
-    pick::{CANDIDATES, Candidate, Context, FULL, Policy, Rule, Steer, Why, load, within_bound},
+    pick::{CANDIDATES, Candidate, Context, FULL, Nominal, Policy, Rule, Steer, Why, load, within_bound},
     reason::Reason,
     slot::GAUGES,
 };
@@ -81,7 +81,9 @@ pub struct Event {
     /// The VIP's [`crate::layout::Total::opening_cap`].
     pub opening_cap: u32,
     /// The VIP's [`crate::layout::Total::duty`].
-    pub duty: u32,
+    pub duty: u16,
+    /// The VIP's [`crate::layout::Total::prompt`].
+    pub prompt: u16,
     /// The VIP's rule.
     pub rule: Rule,
     /// Not 0 if the governor had gone silent, so that corrections did not count.
@@ -112,10 +114,8 @@ pub struct Sight {
     pub gauges: [u32; GAUGES],
     /// [`Candidate::limit`].
     pub limit: u32,
-    /// [`Candidate::static_cost`].
-    pub static_cost: u32,
-    /// [`Candidate::share`].
-    pub share: u32,
+    /// [`Nominal`]: [`Candidate::static_cost`] and [`Candidate::share`].
+    pub nominal: u32,
     /// The backend.
     pub backend: u16,
     /// [`Candidate::lacks`], of [`backend_bits`].
@@ -132,8 +132,7 @@ impl Sight {
             steer: candidate.steer.to_word(),
             gauges: candidate.gauges,
             limit: candidate.limit,
-            static_cost: candidate.static_cost,
-            share: candidate.share,
+            nominal: Nominal { static_cost: candidate.static_cost, share: candidate.share }.to_word(),
             backend,
             lacks: candidate.lacks as u16,
         }
@@ -142,25 +141,25 @@ impl Sight {
     /// Not 0 if another look shows anything else; without a branch.
     #[inline(always)]
     pub const fn differs(&self, other: &Self) -> u64 {
-        let [a, b, c, d] = self.gauges;
-        let [e, f, g, h] = other.gauges;
-        let gauges = (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h);
+        let [a, b, c, d, e] = self.gauges;
+        let [f, g, h, i, j] = other.gauges;
+        let gauges = (a ^ f) | (b ^ g) | (c ^ h) | (d ^ i) | (e ^ j);
         let terms = (self.limit ^ other.limit)
-            | (self.static_cost ^ other.static_cost)
-            | (self.share ^ other.share)
+            | (self.nominal ^ other.nominal)
             | ((self.backend ^ other.backend) | (self.lacks ^ other.lacks)) as u32;
         (self.steer ^ other.steer) | (gauges | terms) as u64
     }
 
     /// What the pick saw.
     pub const fn candidate(&self) -> Candidate {
+        let Nominal { static_cost, share } = Nominal::from_word(self.nominal);
         Candidate {
             lacks: self.lacks as u32,
             gauges: self.gauges,
             steer: Steer::from_word(self.steer),
             limit: self.limit,
-            static_cost: self.static_cost,
-            share: self.share,
+            static_cost,
+            share,
         }
     }
 }
@@ -214,7 +213,8 @@ impl Event {
             table_size: 0,
             members: 0,
             opening_cap: self.opening_cap,
-            duty: self.duty,
+            duty: self.duty as u32,
+            prompt: self.prompt as u32,
             total: self.total,
             silence: u64::from(self.silent != 0),
             patience: 1,
@@ -234,6 +234,7 @@ impl Event {
         }
         writer.put(self.opening_cap.to_ne_bytes());
         writer.put(self.duty.to_ne_bytes());
+        writer.put(self.prompt.to_ne_bytes());
         writer.put([self.rule.policy, self.rule.awaiting_weight]);
         for halfword in [self.rule.epsilon, self.silent, self.mtu] {
             writer.put(halfword.to_ne_bytes());
@@ -259,7 +260,8 @@ impl Event {
             backend: reader.u16()?,
             cpu: reader.u16()?,
             opening_cap: reader.u32()?,
-            duty: reader.u32()?,
+            duty: reader.u16()?,
+            prompt: reader.u16()?,
             rule: Rule { policy: reader.u8()?, awaiting_weight: reader.u8()?, epsilon: reader.u16()? },
             silent: reader.u16()?,
             mtu: reader.u16()?,
@@ -295,6 +297,7 @@ impl Default for Event {
             cpu: 0,
             opening_cap: 0,
             duty: 0,
+            prompt: 0,
             rule: Rule::default(),
             silent: 0,
             mtu: 0,
@@ -323,7 +326,7 @@ impl Writer<'_> {
         for gauge in sight.gauges {
             self.put(gauge.to_ne_bytes());
         }
-        for number in [sight.limit, sight.static_cost, sight.share] {
+        for number in [sight.limit, sight.nominal] {
             self.put(number.to_ne_bytes());
         }
         self.put(sight.backend.to_ne_bytes());
@@ -362,10 +365,9 @@ impl Reader<'_> {
         for sight in &mut sights {
             *sight = Sight {
                 steer: self.u64()?,
-                gauges: [self.u32()?, self.u32()?, self.u32()?, self.u32()?],
+                gauges: [self.u32()?, self.u32()?, self.u32()?, self.u32()?, self.u32()?],
                 limit: self.u32()?,
-                static_cost: self.u32()?,
-                share: self.u32()?,
+                nominal: self.u32()?,
                 backend: self.u16()?,
                 lacks: self.u16()?,
             };

@@ -17,7 +17,7 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
-    /// The keyed hash: its top 36 bits are the fingerprint, its low bits the set, and both stay disjoint
+    /// The keyed hash: its top 35 bits are the fingerprint, its low bits the set, and both stay disjoint
     /// up to 2^28 sets.
     ///
     /// The VIP comes in last, by an exclusive or: so the slow part, SipHash, need not wait for the look-up of

@@ -67,7 +67,7 @@ pub const GUE_PORT: u16 = 6080;
 
 /// Changes whenever an element's size or meaning, or the hash, changes: pins of another layout are refused.
 pub const LAYOUT: u64 = {
-    const REVISION: u64 = 5;
+    const REVISION: u64 = 6;
     let sizes = [
         size_of::<Meta>(),
         size_of::<Control>(),
@@ -298,16 +298,14 @@ pub mod backend_bits {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Load {
-    /// Live flows by [`crate::slot::Gauge`]; changed by atomic adds alone.
+    /// By [`crate::slot::Gauge`]; changed by atomic adds alone.
     pub gauges: [u32; GAUGES],
-    /// [`crate::pick::Steer`]: cost and correction, read and written as one word.
-    pub steer: u64,
     /// Flows at once that the server can work on; 0 when unknown.
     pub limit: u32,
-    /// The cost that the configured weight alone gives.
-    pub static_cost: u32,
-    /// The backend's part of the VIP's capacity, in 65,536ths.
-    pub share: u32,
+    /// [`crate::pick::Steer`]: cost and correction, read and written as one word.
+    pub steer: u64,
+    /// [`crate::pick::Nominal`]: what the configured weight alone gives.
+    pub nominal: u32,
     /// A copy of [`Backend::control`], so that a pick looks at one line for each candidate.
     pub control: u32,
     /// Flows opened, ever.
@@ -322,7 +320,7 @@ pub struct Load {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Total {
-    /// Live flows by [`crate::slot::Gauge`].
+    /// By [`crate::slot::Gauge`].
     pub gauges: [u32; GAUGES],
     /// Next turn of the round robin.
     pub cursor: u32,
@@ -330,8 +328,10 @@ pub struct Total {
     pub opening_cap: u32,
     /// The part of their time that open connections have a request under way, in 256ths.
     pub duty: u32,
+    /// The part of a usual request that one of [`crate::slot::Gauge::Prompts`] is, in [`crate::pick::PROMPT`]ths.
+    pub prompt: u32,
     /// Always 0.
-    pub reserved: [u32; 9],
+    pub reserved: [u32; 7],
 }
 
 /// `FLOW_INFO`: the cold line of the slot with the same number.
@@ -382,13 +382,12 @@ impl FlowInfo {
     }
 }
 
-/// Buckets of a [`Histogram`].
-pub const HISTOGRAM_BUCKETS: usize = 32;
+/// Buckets of a [`Histogram`], a power of two.
+pub const HISTOGRAM_BUCKETS: usize = 128;
 
 /// `PROGRESS`, by backend: times from a request to the first progress of its answer.
 ///
-/// Bucket `n` counts times below 2^n times [`Histogram::UNIT_NS`] and not below half of that; the last
-/// takes the rest.
+/// Four buckets for each doubling of a time, as HdrHistogram has them at its coarsest: see [`Histogram::least`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Histogram {
@@ -411,24 +410,25 @@ impl Histogram {
     /// The same in nanoseconds.
     pub const UNIT_NS: u64 = 1 << Self::UNIT_SHIFT;
 
+    /// Shorter times share the first bucket with none: 16.4 microseconds, in nanoseconds.
+    const STEP_SHIFT: u32 = Self::UNIT_SHIFT + 4;
+    /// Buckets for each doubling.
+    const PARTS: usize = 4;
+
     /// The bucket of a time in nanoseconds, `0..HISTOGRAM_BUCKETS`.
     #[inline(always)]
     pub const fn bucket(nanoseconds: u64) -> usize {
-        let mut units = nanoseconds >> Self::UNIT_SHIFT;
-        // No count-leading-zeros instruction in BPF: five halvings instead.
-        let mut bucket = 0;
-        let mut step = 16;
-        while step > 0 {
-            if units >> step != 0 {
-                units >>= step;
-                bucket += step;
-            }
-            step >>= 1;
-        }
-        if units != 0 {
-            bucket += 1;
-        }
+        let steps = nanoseconds >> Self::STEP_SHIFT;
+        // What is kept of a number is its leading bit and the two behind it; below eight steps, all of it.
+        let doublings = u64::BITS - (steps >> 3).leading_zeros();
+        let bucket = (steps >> doublings) as usize + doublings as usize * Self::PARTS;
         if bucket >= HISTOGRAM_BUCKETS { HISTOGRAM_BUCKETS - 1 } else { bucket }
+    }
+
+    /// The least time of a bucket, in nanoseconds.
+    pub const fn least(bucket: usize) -> u64 {
+        let doublings = (bucket / Self::PARTS).saturating_sub(1);
+        ((bucket - doublings * Self::PARTS) as u64) << doublings << Self::STEP_SHIFT
     }
 }
 

@@ -1,10 +1,11 @@
 //! Which backend a new flow gets.
 //!
 //! ```text
-//! load(c) = (live(c) + 1 + a * (awaiting(c) + 1) + correction(c)) * cost(c)
+//! load(c) = (live(c) + 1 + a * (prompts(c) / usual + 1) + correction(c)) * cost(c)
 //! ```
 //!
-//! The ones are the new flow: it will be live, and it will await its first progress.
+//! The ones are the new flow: it will be live, and it will await its first progress. What other flows await counts by
+//! how much they asked: a `usual` request makes one.
 //!
 //! Counts are in [`FLOW`]ths, so that an idle connection can count for the part of its time in which it
 //! asks for something, and a correction can be a fraction. The order of candidates is fixed by the flow's
@@ -20,6 +21,9 @@ use crate::{
 
 /// One flow, in the units in which loads are counted.
 pub const FLOW: u32 = 256;
+
+/// A [`Gauge::Prompts`] that counts as a usual request.
+pub const PROMPT: u32 = 1 << 15;
 
 /// The nominal cost, 1.0.
 pub const COST_ONE: u32 = 1024;
@@ -88,8 +92,8 @@ impl Policy {
 pub struct Rule {
     /// A [`Policy`].
     pub policy: u8,
-    /// How much more a flow counts while it waits for its first progress, in flows: requests wait for
-    /// prefill there. By simulation 16 is best; without it the mean time to first token of equal servers is a
+    /// How much more a flow with a usual request counts while it waits for its first progress, in flows: requests wait
+    /// for prefill there. By simulation 16 is best; without it the mean time to first token of equal servers is a
     /// fifth higher.
     pub awaiting_weight: u8,
     /// The margin of [`Policy::Bounded`] in 1,024ths.
@@ -119,12 +123,43 @@ impl Steer {
     }
 }
 
+/// What the configured weight of a backend alone gives, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nominal {
+    /// The cost, `1..=`[`COST_MAX`].
+    pub static_cost: u32,
+    /// The backend's part of the VIP's capacity in 65,536ths, 1 to all of them.
+    pub share: u32,
+}
+
+impl Nominal {
+    /// As the map holds it: each less one, so that 16 bits do.
+    #[inline(always)]
+    pub const fn to_word(self) -> u32 {
+        Self::less_one(self.static_cost) | Self::less_one(self.share) << 16
+    }
+
+    #[inline(always)]
+    const fn less_one(number: u32) -> u32 {
+        let less = number.saturating_sub(1);
+        if less > 0xffff { 0xffff } else { less }
+    }
+
+    /// From the map.
+    #[inline(always)]
+    pub const fn from_word(word: u32) -> Self {
+        Self { static_cost: (word & 0xffff) + 1, share: (word >> 16) + 1 }
+    }
+}
+
+const _: () = assert!(COST_MAX <= 1 << 16);
+
 /// A candidate as it is at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// What it lacks to take a flow; 0 when it may.
     pub lacks: u32,
-    /// Live flows, in the order of [`crate::slot::Gauge`].
+    /// In the order of [`Gauge`].
     pub gauges: [u32; GAUGES],
     /// Cost and correction.
     pub steer: Steer,
@@ -140,13 +175,14 @@ impl Candidate {
     /// As `LOADS` holds it.
     #[inline(always)]
     pub const fn of(load: &Load) -> Self {
+        let Nominal { static_cost, share } = Nominal::from_word(load.nominal);
         Self {
             lacks: (load.control & backend_bits::ELIGIBLE) ^ backend_bits::ELIGIBLE,
             gauges: load.gauges,
             steer: Steer::from_word(load.steer),
             limit: load.limit,
-            static_cost: load.static_cost,
-            share: load.share,
+            static_cost,
+            share,
         }
     }
 }
@@ -168,6 +204,8 @@ pub struct Context {
     pub opening_cap: u32,
     /// The part of their time that open connections ask for something, in 256ths.
     pub duty: u32,
+    /// The part of a usual request that one of [`Gauge::Prompts`] is, in [`PROMPT`]ths.
+    pub prompt: u32,
     /// Live flows of the VIP, in [`FLOW`]ths.
     pub total: u64,
     /// Time since the governor's last tick, below 2^63 in the unit of `patience`.
@@ -238,7 +276,9 @@ pub struct Choice {
 struct Lens {
     opening_cap: u64,
     duty: u64,
+    /// What a usual request counts for beside its flow, and what one of the prompts does.
     awaiting: u64,
+    prompt: u64,
     /// All ones where corrections and limits count.
     informed: u64,
     /// All ones where they count although the governor has gone silent: limits alone.
@@ -252,10 +292,12 @@ impl Lens {
     fn of<H: Hide>(context: &Context) -> Self {
         // Written as masks: two branches here would double the paths through every candidate.
         let by_weight = mask::<H>(zero::<H>((context.rule.policy ^ Policy::LeastConnections as u8) as u64));
+        let awaiting = (context.rule.awaiting_weight as u64 * FLOW as u64) & !by_weight;
         Self {
             opening_cap: select(by_weight, u32::MAX as u64, context.opening_cap as u64),
             duty: select(by_weight, FLOW as u64, context.duty as u64),
-            awaiting: (context.rule.awaiting_weight as u64 * FLOW as u64) & !by_weight,
+            awaiting,
+            prompt: (awaiting * context.prompt as u64) / PROMPT as u64,
             informed: mask::<H>(below::<H>(context.silence, context.patience)) & !by_weight,
             limited: !by_weight,
             by_weight,
@@ -265,7 +307,7 @@ impl Lens {
     /// Live flows in [`FLOW`]ths, below zero when flows left before they were counted in.
     #[inline(always)]
     fn live<H: Hide>(&self, gauges: &[u32; GAUGES]) -> u64 {
-        let [opening, awaiting, streaming, idle] = *gauges;
+        let [opening, awaiting, streaming, idle, _] = *gauges;
         let opening = smaller::<H>(signed(opening), self.opening_cap);
         let busy = signed(awaiting.wrapping_add(streaming)).wrapping_add(opening);
         busy.wrapping_mul(FLOW as u64).wrapping_add(signed(idle).wrapping_mul(self.duty))
@@ -276,7 +318,7 @@ impl Lens {
     fn load<H: Hide>(&self, candidate: &Candidate) -> u64 {
         let correction = candidate.steer.correction as i64 as u64 & self.informed;
         let occupied = self.live::<H>(&candidate.gauges).wrapping_add(correction);
-        let waiting = signed(candidate.gauges[Gauge::Awaiting as usize]).wrapping_mul(self.awaiting);
+        let waiting = signed(candidate.gauges[Gauge::Prompts as usize]).wrapping_mul(self.prompt);
         // A correction may have outlived the flows it was taken from.
         let counted = positive::<H>(occupied.wrapping_add(waiting));
         let cost = select(self.by_weight, candidate.static_cost as u64, candidate.steer.cost as u64);
@@ -303,6 +345,7 @@ pub fn live<H: Hide>(gauges: &[u32; GAUGES], opening_cap: u32, duty: u32) -> u64
         opening_cap: opening_cap as u64,
         duty: duty as u64,
         awaiting: 0,
+        prompt: 0,
         informed: 0,
         limited: 0,
         by_weight: 0,

@@ -11,7 +11,7 @@ use crate::{
     branchless::{Hide, below, smaller},
     layout::{PORT_SETS, RESERVED_SETS},
     slot::{self, Slot, State},
-    track::Verdict,
+    track::{Event, Verdict},
 };
 
 /// Slots in a set: eight words are one cache line.
@@ -137,7 +137,10 @@ pub fn place<W: Word>(first: &[W; WAYS], second: &[W; WAYS], now: u32, spare: u3
 /// The word that a verdict on a flow leaves in its slot at `now`.
 #[inline(always)]
 pub const fn settle(slot: Slot, verdict: &Verdict, now: u32) -> Slot {
-    slot.with(slot.backend(), verdict.state, now)
+    let (size, known) = (verdict.track.size(), slot.size());
+    // Who has no numbers of the flow has no size either; only another request may be smaller.
+    let grows = size > known || matches!(verdict.event, Event::Request);
+    slot.with(slot.backend(), verdict.state, now).asking(if grows { size } else { known })
 }
 
 /// What the daemon's sweep does to a slot that has been silent until `now`: the word to put there, or none

@@ -1,7 +1,7 @@
 //! What a packet does to a flow, judged from the client's direction alone, so that it holds under direct
 //! server return and through TLS.
 
-use crate::slot::State;
+use crate::slot::{self, State};
 
 /// TCP flags as they stand in the header's 14th byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,8 +79,43 @@ pub struct Track {
     /// The client's acknowledgement when the request went out, or when it was last noted. In `nat`, and
     /// half-open, the acknowledgement that would confirm the server's SYN-ACK.
     pub baseline: u32,
-    /// [`FINISHED`], [`ANSWERED`], [`TLS`] and [`BOTH_WAYS`], and a count of SYNs sent again.
+    /// [`FINISHED`], [`ANSWERED`], [`TLS`], [`BOTH_WAYS`] and [`TICKETS`], a count of SYNs sent again, and how much
+    /// the request under way asks.
     pub flags: u32,
+}
+
+impl Track {
+    /// More of the request under way.
+    #[inline(always)]
+    const fn ask(self, payload: u32) -> Self {
+        let asked = (self.flags >> ASKED) + (payload + ASKED_UNIT / 2) / ASKED_UNIT;
+        let asked = if asked > ASKED_MOST { ASKED_MOST } else { asked };
+        Self { flags: self.flags & ((1 << ASKED) - 1) | asked << ASKED, ..self }
+    }
+
+    /// Bytes of an answer that are no progress, of which `skip` are headers.
+    #[inline(always)]
+    const fn skip(&self, skip: u32) -> u32 {
+        if self.flags & TICKETS == 0 { skip } else { skip + TICKET_BYTES }
+    }
+
+    #[inline(always)]
+    const fn answered(self) -> Self {
+        Self { flags: self.flags & !TICKETS, ..self }
+    }
+
+    /// The size of the request under way, as slots have it: below [`slot::SIZES`].
+    #[inline(always)]
+    pub const fn size(&self) -> u32 {
+        size_of_request((self.flags >> ASKED) * ASKED_UNIT)
+    }
+}
+
+/// The size of a request of so many bytes, as slots have it.
+#[inline(always)]
+pub const fn size_of_request(bytes: u32) -> u32 {
+    let size = u32::BITS - (bytes >> 10).leading_zeros();
+    if size < slot::SIZES { size } else { slot::SIZES - 1 }
 }
 
 /// The client has sent FIN.
@@ -95,6 +130,17 @@ pub const TLS: u32 = 4;
 /// Answers pass here too (`nat`), so a connection that is real has a SYN-ACK: no payload promotes a half-open
 /// flow without it.
 pub const BOTH_WAYS: u32 = 8;
+
+/// The server's session tickets may still come before its first answer (RFC 8446 section 4.6.1).
+pub const TICKETS: u32 = 16;
+
+/// Bytes that these are taken to be: two are the rule (OpenSSL's default), of some 250 each.
+const TICKET_BYTES: u32 = 512;
+
+/// From which bit on the flags hold how much was asked, in units of so many bytes: twelve bits, 256 KiB.
+const ASKED: u32 = 20;
+const ASKED_UNIT: u32 = 64;
+const ASKED_MOST: u32 = u32::MAX >> ASKED;
 
 /// Where the flags count SYNs sent again without an answer, in two bits.
 const RETRANSMITS: u32 = 8;
@@ -179,7 +225,7 @@ pub fn on_segment(state: State, track: Track, segment: &Segment, skip: u32) -> V
     let asks = fresh && is_request(&track, segment.record);
     let progress = advance(track.baseline, segment.acknowledged);
     let mut verdict = match state {
-        State::Awaiting if progress > skip as i32 => answered(track, segment, asks),
+        State::Awaiting if progress > track.skip(skip) as i32 => answered(track, segment, asks),
         State::Awaiting => Verdict { state, track, event: Event::None },
         State::Opening | State::Stale if track.flags & (BOTH_WAYS | ANSWERED) == BOTH_WAYS => {
             Verdict { state, track, event: Event::None }
@@ -197,7 +243,10 @@ pub fn on_segment(state: State, track: Track, segment: &Segment, skip: u32) -> V
     if fresh {
         verdict.track.high_sequence = end;
         if matches!(segment.record, Record::Handshake) {
-            verdict.track.flags |= TLS;
+            verdict.track.flags |= TLS | TICKETS;
+        }
+        if matches!(verdict.state, State::Awaiting) {
+            verdict.track = verdict.track.ask(segment.payload);
         }
     }
     if segment.flags.has(Flags::FIN) {
@@ -223,6 +272,7 @@ const fn is_request(track: &Track, record: Record) -> bool {
 /// The answer has begun; a payload in the same segment is already the next request.
 #[inline(always)]
 fn answered(track: Track, segment: &Segment, asks: bool) -> Verdict {
+    let track = track.answered();
     if asks {
         return request(track, segment);
     }
@@ -231,7 +281,8 @@ fn answered(track: Track, segment: &Segment, asks: bool) -> Verdict {
 
 #[inline(always)]
 fn request(track: Track, segment: &Segment) -> Verdict {
-    let track = Track { baseline: segment.acknowledged, ..track };
+    let flags = track.flags & ((1 << ASKED) - 1);
+    let track = Track { baseline: segment.acknowledged, flags, ..track };
     Verdict { state: State::Awaiting, track, event: Event::Request }
 }
 
@@ -330,8 +381,8 @@ pub const fn on_syn_ack(track: Track, sequence: u32) -> Track {
 #[inline(always)]
 pub const fn on_answer(state: State, track: Track, end: u32, skip: u32) -> Verdict {
     match state {
-        State::Awaiting if advance(track.baseline, end) > skip as i32 => {
-            Verdict { state: State::Streaming, track, event: Event::Progress }
+        State::Awaiting if advance(track.baseline, end) > track.skip(skip) as i32 => {
+            Verdict { state: State::Streaming, track: track.answered(), event: Event::Progress }
         }
         _ => Verdict { state, track, event: Event::None },
     }

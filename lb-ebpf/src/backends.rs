@@ -149,6 +149,7 @@ pub fn context(vip: &Vip, policy: u8, hash: u64, flow_hash: u64) -> Option<Conte
         members: u32::from(vip.member_count),
         opening_cap: total.opening_cap,
         duty: total.duty,
+        prompt: total.prompt,
         total: live::<Opaque>(&total.gauges, total.opening_cap, total.duty),
         silence: since(control.heartbeat),
         patience: u64::from(STALE_AFTER.load()),

@@ -9,7 +9,7 @@ use lb_common::{
     flow::FlowKey,
     layout::{FlowInfo, Histogram, PORT_SETS, Vip, backend_bits, vip_flags},
     siphash::Key,
-    slot::{self, Slot, State},
+    slot::{self, Gauge, Slot, State},
     table::{self, Found, SPARE, SPARE_PORT, WAYS, Word as _},
     track::{self, Event, Flags, Record, Segment, Track, Verdict},
 };
@@ -243,7 +243,9 @@ fn evicted(victim: Slot) {
 #[inline(always)]
 fn leave(slot: Slot) {
     if slot.state().gauge().is_some() {
-        move_gauge(vip_of(slot.backend()), slot.backend(), slot.state(), -1);
+        let vip = vip_of(slot.backend());
+        move_gauge(vip, slot.backend(), slot.state(), -1);
+        ask(vip, slot.backend(), slot.prompts().wrapping_neg());
     }
 }
 
@@ -255,14 +257,28 @@ fn vip_of(backend: u16) -> u16 {
 
 #[inline(always)]
 fn move_gauge(vip: u16, backend: u16, state: State, by: i32) {
-    let Some(gauge) = state.gauge() else { return };
+    if let Some(gauge) = state.gauge() {
+        add(vip, backend, gauge, by as u32);
+    }
+}
+
+/// Adds to what flows await.
+#[inline(always)]
+fn ask(vip: u16, backend: u16, prompts: u32) {
+    if prompts != 0 {
+        add(vip, backend, Gauge::Prompts, prompts);
+    }
+}
+
+#[inline(always)]
+fn add(vip: u16, backend: u16, gauge: Gauge, by: u32) {
     if let Some(load) = LOADS.get_ptr_mut(u32::from(backend)) {
         // SAFETY: the gauge is within the element's array, aligned.
-        unsafe { fetch_add_u32((&raw mut (*load).gauges).cast::<u32>().add(gauge as usize), by as u32) };
+        unsafe { fetch_add_u32((&raw mut (*load).gauges).cast::<u32>().add(gauge as usize), by) };
     }
     if let Some(total) = TOTALS.get_ptr_mut(u32::from(vip)) {
         // SAFETY: as above.
-        unsafe { fetch_add_u32((&raw mut (*total).gauges).cast::<u32>().add(gauge as usize), by as u32) };
+        unsafe { fetch_add_u32((&raw mut (*total).gauges).cast::<u32>().add(gauge as usize), by) };
     }
 }
 
@@ -411,6 +427,7 @@ impl Flow {
             move_gauge(vip, self.slot.backend(), self.slot.state(), -1);
             move_gauge(vip, self.slot.backend(), verdict.state, 1);
         }
+        ask(vip, self.slot.backend(), next.prompts().wrapping_sub(self.slot.prompts()));
         true
     }
 

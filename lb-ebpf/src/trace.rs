@@ -54,7 +54,8 @@ fn begin(element: u32, policy: u8, hash: u64, flow_hash: u64) -> Option<()> {
     event.hash = flow_hash;
     event.total = context.total;
     event.opening_cap = context.opening_cap;
-    event.duty = context.duty;
+    event.duty = context.duty as u16;
+    event.prompt = context.prompt as u16;
     event.rule = context.rule;
     event.silent = u16::from(context.silence >= context.patience);
     event.kind = Kind::Opened as u8;

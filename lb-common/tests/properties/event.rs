@@ -10,11 +10,11 @@ use lb_common::{
         within_bound,
     },
     reason::Reason,
-    slot::Gauge,
+    slot::{GAUGES, Gauge},
 };
 use proptest::{
-    array::{uniform4, uniform16},
-    prelude::{Strategy, any, prop_assert_eq, proptest},
+    array::{uniform5, uniform16},
+    prelude::{Strategy, any, prop_assert_eq, prop_assert_ne, proptest},
 };
 use rand::Rng as _;
 
@@ -24,22 +24,22 @@ use crate::{
 };
 
 fn sight() -> impl Strategy<Value = Sight> {
-    let numbers = any::<(u64, u32, u32, u32, u16, u16)>();
-    (numbers, uniform4(any::<u32>())).prop_map(|(numbers, gauges)| {
-        let (steer, limit, static_cost, share, backend, lacks) = numbers;
-        Sight { steer, gauges, limit, static_cost, share, backend, lacks }
+    let numbers = any::<(u64, u32, u32, u16, u16)>();
+    (numbers, uniform5(any::<u32>())).prop_map(|(numbers, gauges)| {
+        let (steer, limit, nominal, backend, lacks) = numbers;
+        Sight { steer, gauges, limit, nominal, backend, lacks }
     })
 }
 
 /// Events with numbers that mean something.
 fn event() -> impl Strategy<Value = Event> {
-    let words = any::<(u64, u64, u64, u32, u32, u32)>();
-    let halfwords = any::<(u16, u16, u16, u16, u16, u16, u16)>();
+    let words = any::<(u64, u64, u64, u32, u32)>();
+    let halfwords = any::<(u16, u16, u16, u16, u16, u16, u16, u16, u16)>();
     let numbers = (1..=3u8, 0..Reason::ALL.len() as u8, 0..=6u8, 0..=CANDIDATES as u8, any::<(u8, u8)>());
     let arrays = (any::<[u8; 16]>(), uniform16(sight()));
     (words, halfwords, numbers, arrays).prop_map(|(words, halfwords, numbers, (octets, seen))| {
-        let (at_ns, hash, total, opening_cap, duty, moved) = words;
-        let (client_port_be, vip, backend, cpu, epsilon, silent, mtu) = halfwords;
+        let (at_ns, hash, total, opening_cap, moved) = words;
+        let (client_port_be, vip, backend, cpu, epsilon, silent, mtu, duty, prompt) = halfwords;
         let (kind, reason, why, count, (policy, awaiting_weight)) = numbers;
         Event {
             at_ns,
@@ -52,6 +52,7 @@ fn event() -> impl Strategy<Value = Event> {
             cpu,
             opening_cap,
             duty,
+            prompt,
             rule: Rule { policy, awaiting_weight, epsilon },
             silent,
             mtu,
@@ -66,7 +67,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 /// The byte at which each field begins, and where the last one ends.
-const OFFSETS: [(usize, usize); 20] = [
+const OFFSETS: [(usize, usize); 21] = [
     (offset_of!(Event, at_ns), 0),
     (offset_of!(Event, hash), 8),
     (offset_of!(Event, total), 16),
@@ -77,6 +78,7 @@ const OFFSETS: [(usize, usize); 20] = [
     (offset_of!(Event, cpu), 46),
     (offset_of!(Event, opening_cap), 48),
     (offset_of!(Event, duty), 52),
+    (offset_of!(Event, prompt), 54),
     (offset_of!(Event, rule), 56),
     (offset_of!(Event, silent), 60),
     (offset_of!(Event, mtu), 62),
@@ -94,10 +96,10 @@ fn events_lie_byte_for_byte() {
     for (number, (found, expected)) in OFFSETS.into_iter().enumerate() {
         assert_eq!(found, expected, "field {number}");
     }
-    let sight = [offset_of!(Sight, gauges), offset_of!(Sight, limit), offset_of!(Sight, static_cost)];
-    assert_eq!(sight, [8, 24, 28]);
-    let sight = [offset_of!(Sight, share), offset_of!(Sight, backend), offset_of!(Sight, lacks)];
-    assert_eq!(sight, [32, 36, 38]);
+    let sight = [offset_of!(Sight, gauges), offset_of!(Sight, limit), offset_of!(Sight, nominal)];
+    assert_eq!(sight, [8, 28, 32]);
+    let sight = [offset_of!(Sight, backend), offset_of!(Sight, lacks)];
+    assert_eq!(sight, [36, 38]);
     assert_eq!(size_of::<Sight>(), 40);
     assert!(RING_BYTES.is_power_of_two() && RING_BYTES / (size_of::<Event>() + 8) > 300);
 }
@@ -183,13 +185,16 @@ proptest! {
     fn a_sight_differs_from_all_but_itself(a in sight(), b in sight()) {
         prop_assert_eq!(a.differs(&a), 0);
         prop_assert_eq!(a.differs(&b) != 0, a != b);
-        let gauges = [a.gauges[0], a.gauges[1], a.gauges[2], a.gauges[3].wrapping_add(1)];
-        prop_assert_eq!(a.differs(&Sight { gauges, ..a }) != 0, true);
+        for gauge in 0..GAUGES {
+            let mut gauges = a.gauges;
+            gauges[gauge] = gauges[gauge].wrapping_add(1);
+            prop_assert_ne!(a.differs(&Sight { gauges, ..a }), 0);
+        }
     }
 
     #[test]
     fn a_candidate_comes_back_from_a_sight(
-        steer: u64, gauges: [u32; 4], limit: u32, static_cost: u32, share: u32, lacks: u16, backend: u16,
+        steer: u64, gauges: [u32; GAUGES], limit: u32, static_cost in 1..=COST_MAX, share in 1..=65_536u32, lacks: u16, backend: u16,
     ) {
         let steer = Steer::from_word(steer);
         let candidate = Candidate { lacks: lacks.into(), gauges, steer, limit, static_cost, share };
@@ -199,17 +204,17 @@ proptest! {
 
     #[test]
     fn an_event_weighs_candidates_as_the_pick_did(
-        policy in 0..5u8, gauges in uniform4(0..2000u32), cost in 1..=COST_MAX, correction in -100_000..100_000i32,
-        limit in 0..500u32, share in 0..=65_536u32, silent: bool, total in 0..1_000_000u64,
+        policy in 0..5u8, gauges in uniform5(0..2000u32), cost in 1..=COST_MAX, correction in -100_000..100_000i32,
+        limit in 0..500u32, share in 1..=65_536u32, silent: bool, total in 0..1_000_000u64,
     ) {
         let context = Context {
             rule: Rule { policy, awaiting_weight: 4, epsilon: 256 },
             hash: 0, flow_hash: 0, table_size: 4093, members: 8,
-            opening_cap: 64, duty: 100, total,
+            opening_cap: 64, duty: 100, prompt: 5000, total,
             silence: if silent { 900 } else { 3 }, patience: 500,
         };
         let event = Event {
-            rule: context.rule, opening_cap: context.opening_cap, duty: context.duty, total,
+            rule: context.rule, opening_cap: context.opening_cap, duty: context.duty as u16, prompt: context.prompt as u16, total,
             silent: u16::from(silent), ..Event::default()
         };
         let candidate = Candidate { gauges, steer: Steer { cost, correction }, limit, share, ..FREE };

@@ -122,7 +122,7 @@ fn neighbouring_clients_and_ports_spread_evenly_over_sets_and_fingerprints() {
                 set as usize % CELLS,
                 set as usize >> 10,
                 (tag >> 54) as usize,
-                (tag >> 28) as usize % CELLS,
+                (tag >> 29) as usize % CELLS,
             ];
             for (counts, cell) in counts.iter_mut().zip(cells) {
                 counts[cell] += 1;
@@ -142,7 +142,7 @@ fn the_set_says_nothing_of_the_fingerprint() {
     for n in 0..1u32 << 17 {
         let key = FlowKey { client: Address::from_v4_word(n), client_port_be: 80, vip: 0 };
         let hash = key.hash(KEY);
-        counts[(table::first_set(hash, 63) as usize) << 6 | (slot::tag(hash) >> 28) as usize & 63] += 1;
+        counts[(table::first_set(hash, 63) as usize) << 6 | (slot::tag(hash) >> 29) as usize & 63] += 1;
     }
     assert_uniform(&counts, "set and fingerprint together");
 }

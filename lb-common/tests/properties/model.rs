@@ -5,7 +5,7 @@ use std::cell::Cell;
 use lb_common::{
     branchless::Hide,
     maglev::{self, Member, Scratch, draw},
-    pick::{CANDIDATES, COST_ONE, Candidate, Context, Policy, Pool, Rule, Steer},
+    pick::{CANDIDATES, COST_ONE, Candidate, Context, PROMPT, Policy, Pool, Rule, Steer},
     slot::GAUGES,
 };
 use rand::Rng as _;
@@ -55,6 +55,7 @@ impl Model {
             members: self.candidates.len() as u32,
             opening_cap: 8,
             duty: 128,
+            prompt: PROMPT,
             total: 0,
             silence: 0,
             patience: 500,

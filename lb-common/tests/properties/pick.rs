@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use lb_common::{
     pick::{
-        CANDIDATES, COST_MAX, COST_ONE, Candidate, Choice, Context, FLOW, Policy, Rule, Steer, Why, load,
-        pick, score,
+        CANDIDATES, COST_MAX, COST_ONE, Candidate, Choice, Context, FLOW, Nominal, PROMPT, Policy, Rule,
+        Steer, Why, load, pick, score,
     },
-    slot::{GAUGES, Gauge},
+    slot::GAUGES,
 };
 use proptest::{
     collection::vec,
@@ -28,7 +28,7 @@ type Standing = (u8, i128);
 fn standing(context: &Context, c: &Candidate) -> Standing {
     let by_weight = context.rule.policy == Policy::LeastConnections as u8;
     let flow = i128::from(FLOW);
-    let [opening, awaiting, streaming, idle] = c.gauges.map(i128::from);
+    let [opening, awaiting, streaming, idle, prompts] = c.gauges.map(i128::from);
     let live = if by_weight {
         (opening + awaiting + streaming + idle) * flow
     } else {
@@ -39,7 +39,8 @@ fn standing(context: &Context, c: &Candidate) -> Standing {
     let occupied = live + if informed { i128::from(c.steer.correction) } else { 0 };
     let wait = if by_weight { 0 } else { i128::from(context.rule.awaiting_weight) * flow };
     let cost = i128::from(if by_weight { c.static_cost } else { c.steer.cost });
-    let load = (((occupied + awaiting * wait).max(0) + flow + wait) * cost) / 256;
+    let waiting = prompts * (wait * i128::from(context.prompt) / i128::from(PROMPT));
+    let load = (((occupied + waiting).max(0) + flow + wait) * cost) / 256;
     let full = !by_weight && c.limit > 0 && occupied + flow > i128::from(c.limit) * flow;
     // A load saturates where its 30 bits end.
     (if c.lacks != 0 { 2 } else { full.into() }, load.min((1 << 30) - 1))
@@ -69,7 +70,7 @@ fn explores(model: &Model, hash: u64) -> bool {
 
 fn gauges() -> impl Strategy<Value = [u32; GAUGES]> {
     let gauge = || prop_oneof![0..4u32, 0..200u32, 0..1_000_000u32];
-    [gauge(), gauge(), gauge(), gauge()]
+    [gauge(), gauge(), gauge(), gauge(), gauge()]
 }
 
 fn candidates() -> impl Strategy<Value = Candidate> {
@@ -120,8 +121,8 @@ fn contexts(policies: &'static [Policy]) -> impl Strategy<Value = Context> {
         awaiting_weight,
         epsilon,
     });
-    (rule, any::<u64>(), 0..100u32, 0..=FLOW, select(&[0, 499, 500, (1u64 << 63) - 1][..])).prop_map(
-        |(rule, hash, opening_cap, duty, silence)| Context {
+    (rule, any::<u64>(), 0..100u32, (0..=FLOW, 0..=PROMPT), select(&[0, 499, 500, (1u64 << 63) - 1][..]))
+        .prop_map(|(rule, hash, opening_cap, (duty, prompt), silence)| Context {
             rule,
             hash,
             flow_hash: hash,
@@ -129,11 +130,11 @@ fn contexts(policies: &'static [Policy]) -> impl Strategy<Value = Context> {
             members: 0,
             opening_cap,
             duty,
+            prompt,
             total: 0,
             silence,
             patience: 500,
-        },
-    )
+        })
 }
 
 const BY_LOAD: &[Policy] = &[Policy::Least, Policy::LeastConnections];
@@ -148,7 +149,7 @@ proptest! {
     fn a_pick_among_near_equals_is_the_naive_one(
         streaming in vec(95..125u32, 1..=CANDIDATES), context in contexts(BY_LOAD),
     ) {
-        let backends = streaming.into_iter().map(|flows| Candidate { gauges: [0, 0, flows, 0], ..FREE });
+        let backends = streaming.into_iter().map(|flows| Candidate { gauges: [0, 0, flows, 0, 0], ..FREE });
         check_least(backends.collect(), &context, false);
     }
 
@@ -209,7 +210,7 @@ proptest! {
     #[test]
     fn least_connections_sees_neither_cost_nor_correction_nor_limit(candidate in candidates(), context in contexts(&[Policy::LeastConnections])) {
         let plain = Candidate { steer: FREE.steer, limit: 0, ..candidate };
-        let other = Context { silence: 0, opening_cap: 0, duty: 0, ..context };
+        let other = Context { silence: 0, opening_cap: 0, duty: 0, prompt: 0, ..context };
         prop_assert_eq!(load::<Plain>(&context, &candidate), load::<Plain>(&other, &plain));
     }
 
@@ -231,6 +232,14 @@ proptest! {
         let steer = Steer { cost, correction };
         prop_assert_eq!(Steer::from_word(steer.to_word()), steer);
     }
+
+    #[test]
+    fn what_the_weight_gives_shares_a_word(static_cost in 1..=COST_MAX, share in 1..=65_536u32) {
+        let nominal = Nominal { static_cost, share };
+        prop_assert_eq!(Nominal::from_word(nominal.to_word()), nominal);
+        let none = Nominal { static_cost: 0, share: 0 };
+        prop_assert_eq!(Nominal::from_word(none.to_word()), Nominal { static_cost: 1, share: 1 });
+    }
 }
 
 /// Backends whose loads end at or near the top of their class: some at their limit, some unfit.
@@ -239,7 +248,7 @@ fn saturated() -> impl Strategy<Value = Candidate> {
         |(lacks, correction, limit)| Candidate {
             lacks,
             steer: Steer { cost: 4 * COST_ONE, correction },
-            gauges: [0, 1, 1, 0],
+            gauges: [0, 1, 1, 0, 1],
             limit,
             ..FREE
         },
@@ -285,7 +294,7 @@ fn a_backend_is_full_when_one_more_flow_would_pass_its_limit() {
         (1_000_000, i32::MAX, 0, false),
     ] {
         let steer = Steer { correction, ..FREE.steer };
-        let candidate = Candidate { gauges: [0, 0, streaming, 0], steer, limit, ..FREE };
+        let candidate = Candidate { gauges: [0, 0, streaming, 0, 0], steer, limit, ..FREE };
         let found = load::<Plain>(&context, &candidate) >= 1 << 30;
         assert_eq!(found, full, "{streaming} flows and {correction} of {limit}");
         let stale = Context { silence: context.patience, ..context };
@@ -299,14 +308,15 @@ fn a_backend_is_full_when_one_more_flow_would_pass_its_limit() {
 }
 
 #[test]
-fn an_awaiting_flow_counts_for_its_weight_more() {
+fn an_awaiting_flow_counts_for_its_weight_more_by_the_size_of_its_request() {
     let model = Model::new(vec![FREE]);
-    let context = model.context(Policy::Least, 1);
-    let mut awaiting = FREE;
-    awaiting.gauges[Gauge::Awaiting as usize] = 1;
-    let mut streaming = FREE;
-    streaming.gauges[Gauge::Streaming as usize] = 5;
-    assert_eq!(load::<Plain>(&context, &awaiting), load::<Plain>(&context, &streaming));
+    for (usual, prompts, streaming) in [(1, 1, 5), (8, 8, 5), (8, 16, 9), (8, 2, 2)] {
+        let context = Context { prompt: PROMPT / usual, ..model.context(Policy::Least, 1) };
+        let awaits = Candidate { gauges: [0, 1, 0, 0, prompts], ..FREE };
+        let streams = Candidate { gauges: [0, 0, streaming, 0, 0], ..FREE };
+        let loads = [&awaits, &streams].map(|candidate| load::<Plain>(&context, candidate));
+        assert_eq!(loads[0], loads[1], "{prompts} of usually {usual}");
+    }
 }
 
 #[test]
@@ -348,7 +358,7 @@ fn about_one_flow_in_128_explores_and_it_reaches_everyone_alike() {
 
 #[test]
 fn a_flow_that_explores_passes_over_who_cannot_take_it() {
-    let mut model = Model::new(vec![Candidate { gauges: [0, 9, 9, 9], limit: 1, ..FREE }; 8]);
+    let mut model = Model::new(vec![Candidate { gauges: [0, 9, 9, 9, 9], limit: 1, ..FREE }; 8]);
     let mut random = seeded(3);
     let hashes: Vec<u64> =
         (0..20_000).map(|_| random.random()).filter(|&hash| explores(&model, hash)).collect();

@@ -30,7 +30,7 @@ proptest! {
             opening_cap: 4,
             ..Model::new(vec![FREE]).context(Policy::Bounded, 0)
         };
-        let candidate = Candidate { gauges: [opening, live / 2, live - live / 2, 0], share, ..FREE };
+        let candidate = Candidate { gauges: [opening, live / 2, live - live / 2, 0, live / 2], share, ..FREE };
         let flows = u64::from(live + opening.min(4)) + 1;
         let exact = bound(total, share, epsilon, 0);
         // Two roundings down lose less than three 256ths, the first of them times the margin.

@@ -32,7 +32,7 @@ fn picks(model: &Model, policy: Policy, seed: u64, count: usize) -> Vec<Option<C
 
 #[test]
 fn plain_hashing_takes_the_first_draw_whatever_its_load() {
-    let busy = Candidate { gauges: [9; 4], limit: 1, ..FREE };
+    let busy = Candidate { gauges: [9; 5], limit: 1, ..FREE };
     let model = Model::new(vec![busy; 40]);
     let mut random = seeded(1);
     for _ in 0..500 {
@@ -76,7 +76,7 @@ fn plain_hashing_follows_the_tables_weights() {
 #[test]
 fn the_round_robin_takes_exact_turns() {
     for members in [1, 2, 7, 16, 40] {
-        let model = Model::new(vec![Candidate { gauges: [7; 4], limit: 1, ..FREE }; members]);
+        let model = Model::new(vec![Candidate { gauges: [7; 5], limit: 1, ..FREE }; members]);
         for (turn, choice) in picks(&model, Policy::RoundRobin, 4, 3 * members).into_iter().enumerate() {
             let backend = (turn % members) as u16;
             assert_eq!(choice, Some(Choice { backend, why: Why::NextMember }), "turn {turn} of {members}");

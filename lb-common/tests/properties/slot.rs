@@ -1,15 +1,15 @@
 //! The eight bytes of a flow.
 
-use lb_common::slot::{AGE_MASK, MAX_BACKENDS, Slot, State, age_shift, tag};
+use lb_common::slot::{AGE_MASK, MAX_BACKENDS, PROMPTS_MOST, SIZES, Slot, State, age_shift, tag};
 use proptest::{
     prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_assert_ne, proptest},
     sample::select,
 };
 
 /// Where the documented layout puts the fields.
-const FINGERPRINT: u64 = !0 << 28;
-const BACKEND: u64 = 0xfff << 16;
-const STATE: u64 = 7 << 13;
+const FINGERPRINT: u64 = !0 << 29;
+const BACKEND: u64 = 0xfff << 17;
+const STATE: u64 = 15 << 13;
 const AGE: u64 = 0x1fff;
 
 pub fn states() -> impl Strategy<Value = State> {
@@ -22,7 +22,7 @@ proptest! {
         let slot = Slot::new(hash, backend, state, age);
         prop_assert_eq!((slot.backend(), slot.state(), slot.age()), (backend, state, age));
         prop_assert_eq!(slot.tag(), tag(hash));
-        prop_assert_eq!(slot.0 & BACKEND, u64::from(backend) << 16);
+        prop_assert_eq!(slot.0 & BACKEND, u64::from(backend) << 17);
         prop_assert_eq!(slot.0 & STATE, (state as u64) << 13);
         prop_assert_eq!(slot.0 & AGE, u64::from(age));
     }
@@ -30,20 +30,34 @@ proptest! {
     #[test]
     fn changing_one_field_leaves_its_neighbours_alone(word: u64, backend: u16, state in states(), age: u32) {
         let slot = Slot(word);
-        let same = slot.with(slot.backend(), slot.state(), slot.age());
+        let same = slot.with(slot.backend(), slot.state(), slot.age()).asking(slot.size());
         prop_assert_eq!(same, slot);
-        prop_assert_eq!((slot.with(backend, slot.state(), slot.age()).0 ^ word) & !BACKEND, 0);
+        prop_assert_eq!((slot.with(backend, slot.state(), slot.age()).asking(slot.size()).0 ^ word) & !BACKEND, 0);
         prop_assert_eq!((slot.with(slot.backend(), state, slot.age()).0 ^ word) & !STATE, 0);
-        prop_assert_eq!((slot.with(slot.backend(), slot.state(), age).0 ^ word) & !AGE, 0);
+        prop_assert_eq!((slot.with(slot.backend(), slot.state(), age).asking(slot.size()).0 ^ word) & !AGE, 0);
         prop_assert_eq!(slot.with(backend, state, age).tag(), word & FINGERPRINT);
     }
 
     #[test]
-    fn the_tag_is_the_top_36_bits_and_never_zero(hash: u64, low in 0..1u64 << 28) {
+    fn the_tag_is_the_top_35_bits_and_never_zero(hash: u64, low in 0..1u64 << 29) {
         prop_assert_eq!(tag(hash | 1 << 63), (hash | 1 << 63) & FINGERPRINT);
-        prop_assert_eq!(tag(low), 1 << 28, "a zero fingerprint is replaced by the smallest");
+        prop_assert_eq!(tag(low), 1 << 29, "a zero fingerprint is replaced by the smallest");
         prop_assert_ne!(tag(hash), Slot::EMPTY.tag());
         prop_assert_ne!(Slot::new(low, 0, State::Empty, 0), Slot::EMPTY);
+    }
+
+    #[test]
+    fn the_size_of_a_request_is_kept_while_it_awaits_its_answer(hash: u64, state in states(), size in 0..SIZES, age in 0..=AGE_MASK) {
+        let slot = Slot::new(hash, 1, state, age);
+        let asking = slot.asking(size);
+        prop_assert_eq!((asking.tag(), asking.backend(), asking.state(), asking.age()), (slot.tag(), 1, state, age));
+        if state == State::Awaiting {
+            prop_assert_eq!(asking.size(), size);
+            prop_assert!(asking.prompts() > 1 << size && asking.prompts() <= PROMPTS_MOST);
+            prop_assert!(asking.worth(age) >= slot.worth(age), "no less than one that asked little");
+        } else {
+            prop_assert_eq!((asking, asking.size(), asking.prompts()), (slot, 0, 0));
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
 /// A hash of one of few fingerprints, so that sets hold duplicates and near misses.
 fn hashes() -> impl Strategy<Value = u64> {
     prop_oneof![
-        (0..4u64, 0..1u64 << 28).prop_map(|(tag, low)| tag << 28 | low),
+        (0..4u64, 0..1u64 << 29).prop_map(|(tag, low)| tag << 29 | low),
         (0..4u64).prop_map(|tag| tag << 62),
         any::<u64>(),
     ]
@@ -39,7 +39,7 @@ fn sets() -> impl Strategy<Value = [u64; WAYS]> {
 proptest! {
     #[test]
     fn a_scan_finds_what_a_linear_search_finds(words in sets(), hash in hashes()) {
-        let position = words.iter().position(|&word| word != 0 && word >> 28 == tag(hash) >> 28);
+        let position = words.iter().position(|&word| word != 0 && word >> 29 == tag(hash) >> 29);
         let nothing = Found { position: 0, slot: Slot::EMPTY };
         let expected = position.map_or(nothing, |position| Found { position, slot: Slot(words[position]) });
         prop_assert_eq!(find(&set_of(words), tag(hash)), expected);

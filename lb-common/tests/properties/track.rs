@@ -4,7 +4,7 @@ use lb_common::{
     slot::State,
     track::{
         ANSWERED, BOTH_WAYS, CLOSING_SLACK, Event, FINISHED, Flags, Record, Segment, Track, Verdict,
-        is_quiet, on_answer, on_datagram, on_quiet, on_segment, on_syn, on_syn_ack, opened,
+        is_quiet, on_answer, on_datagram, on_quiet, on_segment, on_syn, on_syn_ack, opened, size_of_request,
     },
 };
 use proptest::{
@@ -366,5 +366,28 @@ fn a_second_datagram_makes_a_flow_live() {
         (State::Streaming, State::Streaming),
     ] {
         assert_eq!(on_datagram(state), next, "{state:?}");
+    }
+}
+
+#[test]
+fn a_request_has_the_size_of_all_its_segments_and_the_next_one_its_own() {
+    let mut state = State::Idle;
+    let mut track = TRACK;
+    let mut next = NEXT;
+    for (payload, acknowledged, size) in
+        [(300, 0, 0), (600, 0, 0), (200, 0, 1), (30_000, 0, 5), (9_000_000, 0, 8), (200, 5_000, 0)]
+    {
+        let verdict = on_segment(state, track, &data(next, payload, SEEN + acknowledged), 0);
+        (state, track, next) = (verdict.state, verdict.track, next.wrapping_add(payload));
+        assert_eq!((state, track.size()), (State::Awaiting, size), "{payload} bytes more");
+    }
+}
+
+#[test]
+fn sizes_are_powers_of_two_of_a_kibibyte() {
+    for (bytes, size) in
+        [(0, 0), (1023, 0), (1024, 1), (2047, 1), (2048, 2), (131_071, 7), (131_072, 8), (u32::MAX, 8)]
+    {
+        assert_eq!(size_of_request(bytes), size, "{bytes} bytes");
     }
 }

@@ -166,6 +166,8 @@ pub struct Backend {
     pub opening: u32,
     /// Live flows whose request waits for its first progress.
     pub awaiting: u32,
+    /// What those that wait have asked, each by its size, in KiB.
+    pub prompts_kib: u32,
     /// Live flows with a response under way.
     pub streaming: u32,
     /// Live flows between requests.

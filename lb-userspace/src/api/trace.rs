@@ -144,6 +144,8 @@ pub struct Candidate {
     pub opening: u32,
     /// Live flows whose request waits for its first progress.
     pub awaiting: u32,
+    /// What those that waited had asked, each by its size, in KiB.
+    pub prompts_kib: u32,
     /// Live flows with a response under way.
     pub streaming: u32,
     /// Live flows between requests.

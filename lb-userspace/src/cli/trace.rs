@@ -188,6 +188,7 @@ mod tests {
             load,
             opening: 0,
             awaiting: 2,
+            prompts_kib: 9,
             streaming: 30,
             idle: 4,
             cost: 1.25,

@@ -7,7 +7,7 @@ use std::{
     mem::offset_of,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use std::{
 
 use lb_common::{
     layout::{Control, Histogram, Load, Total},
-    pick::Steer,
+    pick::{Nominal, Steer},
 };
 use tokio::sync::{oneshot, watch};
 
@@ -231,12 +231,15 @@ impl Worker {
             for (backend, output) in ward.backends.iter().zip(outputs.iter()) {
                 write(&self.maps, backend.id, output);
             }
-            let (cap, duty) = (governor.opening_cap(), ward.duty.unwrap_or_else(|| governor.duty()));
-            let total = usize::from(ward.vip);
-            self.maps.totals.half(total, offset_of!(Total, opening_cap)).store(cap, Ordering::Relaxed);
-            self.maps.totals.half(total, offset_of!(Total, duty)).store(duty, Ordering::Relaxed);
+            let total = Total {
+                opening_cap: governor.opening_cap(),
+                duty: ward.duty.unwrap_or_else(|| governor.duty()),
+                prompt: governor.prompt(),
+                ..Total::default()
+            };
+            write_total(&self.maps, ward.vip, &total);
             if let Some(vips) = &mut recorded {
-                vips.push(VipSample::of(cap, duty, inputs, outputs));
+                vips.push(VipSample::of(&total, inputs, outputs));
             }
         }
         if let Some(vips) = recorded {
@@ -301,16 +304,22 @@ fn write(maps: &Maps, id: u16, output: &Output) {
     let id = usize::from(id);
     let steer = Steer { cost: output.cost, correction: output.correction };
     maps.loads.word(id, offset_of!(Load, steer)).store(steer.to_word(), Ordering::Relaxed);
-    let halves = [
-        (offset_of!(Load, limit), output.limit),
-        (offset_of!(Load, static_cost), output.static_cost),
-        (offset_of!(Load, share), output.share),
-    ];
-    for (offset, value) in halves {
-        let word = maps.loads.half(id, offset);
-        // What did not change is not written: the line is shared with the packet path.
-        if word.load(Ordering::Relaxed) != value {
-            word.store(value, Ordering::Relaxed);
-        }
+    let nominal = Nominal { static_cost: output.static_cost, share: output.share }.to_word();
+    renew(maps.loads.half(id, offset_of!(Load, limit)), output.limit);
+    renew(maps.loads.half(id, offset_of!(Load, nominal)), nominal);
+}
+
+/// What holds for all of a VIP's backends.
+fn write_total(maps: &Maps, vip: u16, total: &Total) {
+    let half = |offset| maps.totals.half(usize::from(vip), offset);
+    renew(half(offset_of!(Total, opening_cap)), total.opening_cap);
+    renew(half(offset_of!(Total, duty)), total.duty);
+    renew(half(offset_of!(Total, prompt)), total.prompt);
+}
+
+/// What did not change is not written: the line is shared with the packet path.
+fn renew(word: &AtomicU32, value: u32) {
+    if word.load(Ordering::Relaxed) != value {
+        word.store(value, Ordering::Relaxed);
     }
 }

@@ -133,7 +133,7 @@ fn backend_of(
     traffic: &Traffic,
     share: Option<f64>,
 ) -> Backend {
-    let [opening, awaiting, streaming, idle] = counters::live(&load.gauges);
+    let [opening, awaiting, streaming, idle, prompts_kib] = counters::live(&load.gauges);
     let steer = Steer::from_word(load.steer);
     let progress = core.dataplane.maps().progress.read(usize::from(id));
     let hop = core.dataplane.steering.backends.get(id).and_then(|known| known.standing.hop);
@@ -149,6 +149,7 @@ fn backend_of(
         unreachable: if hop.is_none() { unreachable(core, backend) } else { None },
         opening,
         awaiting,
+        prompts_kib,
         streaming,
         idle,
         cost: f64::from(steer.cost) / f64::from(COST_ONE),

@@ -76,13 +76,14 @@ fn why(why: pick::Why) -> Why {
 
 fn candidate(event: &Event, sight: &Sight, names: &Names) -> Candidate {
     let (weight, steer) = (event.weigh(sight), Steer::from_word(sight.steer));
-    let [opening, awaiting, streaming, idle] = live(&sight.gauges);
+    let [opening, awaiting, streaming, idle, prompts_kib] = live(&sight.gauges);
     Candidate {
         backend: name(&names.backends, sight.backend),
         picked: sight.backend == event.backend,
         load: f64::from(weight.load) / LOAD_ONE as f64,
         opening,
         awaiting,
+        prompts_kib,
         streaming,
         idle,
         cost: f64::from(steer.cost) / f64::from(COST_ONE),

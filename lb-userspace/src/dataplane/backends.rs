@@ -10,7 +10,7 @@ use lb_common::{
     address::Endpoint,
     checksum::sum_endpoint,
     layout::{Backend, Histogram, Hop, Load, NO_SERVER_ID, backend_bits},
-    pick::{COST_MAX, COST_ONE, Steer},
+    pick::{COST_MAX, COST_ONE, Nominal, Steer},
     slot::MAX_BACKENDS,
 };
 
@@ -131,9 +131,10 @@ impl Backends {
         let id = (0..MAX_BACKENDS as u16)
             .find(|id| !self.known.contains_key(id))
             .ok_or_else(|| Error::Exhausted { what: "backend", name: spec.name.clone() })?;
+        let static_cost = static_cost(spec.weight);
         let load = Load {
-            steer: Steer { cost: static_cost(spec.weight), correction: 0 }.to_word(),
-            static_cost: static_cost(spec.weight),
+            steer: Steer { cost: static_cost, correction: 0 }.to_word(),
+            nominal: Nominal { static_cost, share: 0 }.to_word(),
             ..Load::default()
         };
         self.maps.loads.write(usize::from(id), &load);

@@ -7,7 +7,7 @@ use aya::{
     maps::{Map, MapData, PerCpuArray},
 };
 use lb_common::{
-    layout::{self, HISTOGRAM_BUCKETS, Histogram, Traffic},
+    layout::{self, Histogram, Traffic},
     reason::Reason,
     slot::GAUGES,
 };
@@ -88,22 +88,25 @@ pub fn mean(histogram: &Histogram) -> Option<f64> {
     (histogram.count > 0).then(|| histogram.sum_ns as f64 / histogram.count as f64 / 1e9)
 }
 
-/// A quantile of a histogram of times, in seconds: the middle, on a logarithmic scale, of the bucket it
-/// falls into. None when nothing was counted.
+/// A quantile of a histogram of times, in seconds, as if times were spread evenly over their bucket. None when
+/// nothing was counted.
 pub fn quantile(histogram: &Histogram, quantile: f64) -> Option<f64> {
     let total: u64 = histogram.counts.iter().map(|&count| u64::from(count)).sum();
     if total == 0 {
         return None;
     }
     let rank = (quantile * total as f64).ceil().max(1.0) as u64;
-    let mut seen = 0;
-    let bucket = histogram.counts.iter().position(|&count| {
-        seen += u64::from(count);
-        seen >= rank
-    });
-    let bucket = bucket.unwrap_or(HISTOGRAM_BUCKETS - 1);
-    let upper = (Histogram::UNIT_NS << bucket) as f64;
-    Some(upper / std::f64::consts::SQRT_2 / 1e9)
+    let mut before = 0;
+    for (bucket, &count) in histogram.counts.iter().enumerate() {
+        let count = u64::from(count);
+        if before + count >= rank {
+            let (least, next) = (Histogram::least(bucket) as f64, Histogram::least(bucket + 1) as f64);
+            let part = ((rank - before) as f64 - 0.5) / count as f64;
+            return Some((least + (next - least) * part) / 1e9);
+        }
+        before += count;
+    }
+    None
 }
 
 #[cfg(test)]
@@ -113,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_gauge_below_zero_is_read_as_zero() {
-        assert_eq!(live(&[3, u32::MAX, 0, 7]), [3, 0, 0, 7]);
+        assert_eq!(live(&[3, u32::MAX, 0, 7, 1]), [3, 0, 0, 7, 1]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use lb_common::{
     index::Handle,
     layout::{Control, MAX_VIPS, Meta, Mode, TABLE_LINE, Total, VIP_IDS, Vip, server_endpoint},
     maglev::Member,
-    pick::FLOW,
+    pick::{FLOW, PROMPT},
 };
 
 use super::{
@@ -272,7 +272,8 @@ impl Steering {
             Some((handle, old)) if old == *row => return handle,
             Some((handle, _)) => Handle::new(row.id, (handle.0 & 1) ^ 1),
             None => {
-                let total = Total { opening_cap: OPENING_CAP, duty: FLOW, ..Total::default() };
+                let total =
+                    Total { opening_cap: OPENING_CAP, duty: FLOW, prompt: PROMPT, ..Total::default() };
                 self.maps.totals.write(usize::from(row.id), &total);
                 // The return path reads a VIP's identity from either row.
                 self.maps.vips.write(Handle::new(row.id, 1).element() as usize, row);

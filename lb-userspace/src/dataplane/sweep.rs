@@ -11,7 +11,7 @@ use std::sync::{
 
 use lb_common::{
     layout::{FlowInfo, Load, Meta, PORT_SETS, Total},
-    slot::{GAUGES, Gauge, MAX_BACKENDS, Slot, State},
+    slot::{GAUGES, MAX_BACKENDS, Slot, State},
     table::{Limits, WAYS, Word as _, age_out},
     track::FINISHED,
 };
@@ -178,9 +178,8 @@ impl Sweep {
     }
 
     fn half_count(&mut self, slot: Slot) {
-        if let Some(gauge) = slot.state().gauge() {
-            self.counts[usize::from(slot.backend())][gauge as usize] += 1;
-        }
+        let counts = &mut self.counts[usize::from(slot.backend())];
+        counts.iter_mut().zip(slot.counts()).for_each(|(sum, one)| *sum += i64::from(one));
     }
 
     fn hold(&mut self, slot: Slot, source: Option<usize>) {
@@ -262,13 +261,13 @@ fn is_udp(maps: &Maps, vip: u16) -> bool {
 }
 
 fn move_gauges(maps: &Maps, vip: u16, from: Slot, to: Slot) {
-    let step = |slot: Slot, gauge: Option<Gauge>, by: i64| {
-        let Some(gauge) = gauge else { return };
-        add(maps.loads.half(usize::from(slot.backend()), GAUGES_OF_LOAD + gauge as usize * 4), by);
-        add(maps.totals.half(usize::from(vip), GAUGES_OF_TOTAL + gauge as usize * 4), by);
-    };
-    step(from, from.state().gauge(), -1);
-    step(from, to.state().gauge(), 1);
+    for (gauge, (before, after)) in from.counts().into_iter().zip(to.counts()).enumerate() {
+        if before != after {
+            let by = i64::from(after) - i64::from(before);
+            add(maps.loads.half(usize::from(from.backend()), GAUGES_OF_LOAD + gauge * 4), by);
+            add(maps.totals.half(usize::from(vip), GAUGES_OF_TOTAL + gauge * 4), by);
+        }
+    }
 }
 
 #[cfg(test)]

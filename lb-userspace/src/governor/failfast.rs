@@ -9,7 +9,10 @@
 
 use std::time::Duration;
 
-use lb_common::{pick::FLOW, slot::Gauge};
+use lb_common::{
+    pick::{FLOW, PROMPT},
+    slot::{self, Gauge},
+};
 
 use super::{AWAITING_WEIGHT, growth, terms::Input};
 
@@ -88,6 +91,8 @@ pub(super) struct Lens {
     pub(super) opening_cap: u32,
     /// The part for which idle connections count, in 256ths.
     pub(super) duty: u32,
+    /// The part of a usual request that one of [`Gauge::Prompts`] is, in [`PROMPT`]ths.
+    pub(super) prompt: u32,
 }
 
 impl Lens {
@@ -96,7 +101,8 @@ impl Lens {
         let of = |gauge| f64::from(input.gauge(gauge));
         let opening = input.gauge(Gauge::Opening).min(self.opening_cap);
         f64::from(opening)
-            + of(Gauge::Awaiting) * (1.0 + f64::from(AWAITING_WEIGHT))
+            + of(Gauge::Awaiting)
+            + of(Gauge::Prompts) * f64::from(self.prompt) / f64::from(PROMPT) * f64::from(AWAITING_WEIGHT)
             + of(Gauge::Streaming)
             + of(Gauge::Idle) * f64::from(self.duty) / f64::from(FLOW)
     }
@@ -122,7 +128,7 @@ pub(super) struct FailFast {
 impl FailFast {
     /// Moves on by `step`, from one input to the next.
     pub(super) fn watch(&mut self, step: Duration, before: &Input, input: &Input, pool: &Pool, lens: &Lens) {
-        let count = |input: &Input| input.gauges.iter().map(|gauge| f64::from(*gauge)).sum::<f64>();
+        let count = |input: &Input| f64::from(slot::flows(&input.gauges));
         let (was, is) = (count(before), count(input));
         let opened = growth(before.opened, input.opened) as f64;
         let seconds = step.as_secs_f64();

@@ -106,14 +106,15 @@ impl Pool {
                 self.open();
             }
             What::Turn(server, from, to) => {
-                self.view.gauges[server][from as usize] -= 1;
+                self.leave(server, from);
                 if let Some(to) = to {
                     self.view.gauges[server][to as usize] += 1;
+                    self.view.gauges[server][Gauge::Prompts as usize] += u32::from(to == Gauge::Awaiting);
                     self.inputs[server].requests += u64::from(to == Gauge::Awaiting);
                 }
             }
             What::End(server, from, bytes) => {
-                self.view.gauges[server][from as usize] -= 1;
+                self.leave(server, from);
                 self.inputs[server].progressed += bytes;
                 self.inputs[server].progress_count += 1;
             }
@@ -125,6 +126,11 @@ impl Pool {
                 self.after(TICK.as_secs_f64(), What::Tick);
             }
         }
+    }
+
+    fn leave(&mut self, server: usize, from: Gauge) {
+        self.view.gauges[server][from as usize] -= 1;
+        self.view.gauges[server][Gauge::Prompts as usize] -= u32::from(from == Gauge::Awaiting);
     }
 
     fn open(&mut self) {
@@ -167,6 +173,7 @@ impl Pool {
             members: SERVERS as u32,
             opening_cap: self.governor.opening_cap(),
             duty: self.governor.duty(),
+            prompt: self.governor.prompt(),
             total: 0,
             silence: 0,
             patience: 1,

@@ -20,6 +20,7 @@ mod failfast;
 mod flood;
 mod hardware;
 mod limit;
+mod prompts;
 mod terms;
 mod theta;
 mod trust;
@@ -43,6 +44,7 @@ use failfast::{FailFast, Lens, Pool};
 use flood::Flood;
 use hardware::Hardware;
 use limit::Limit;
+use prompts::Prompts;
 use theta::{Curves, Theta, Watched};
 
 pub use terms::{
@@ -114,6 +116,7 @@ pub struct Governor {
     kernel_curves: Curves,
     flood: Flood,
     emphasis: Emphasis,
+    prompts: Prompts,
     pool: Pool,
     now: Option<Duration>,
 }
@@ -166,7 +169,7 @@ impl Governor {
         self.backends.resize_with(inputs.len(), Backend::default);
 
         let established = self.has_established(now);
-        let lens = Lens { opening_cap: self.flood.opening_cap(), duty: self.flood.duty() };
+        let lens = Lens { opening_cap: self.opening_cap(), duty: self.duty(), prompt: self.prompt() };
         let (mut opened, mut requests, mut sampled) = (0_u64, 0_u64, false);
         for (backend, input) in self.backends.iter_mut().zip(inputs) {
             backend.judge_usable(now, input, established);
@@ -186,6 +189,7 @@ impl Governor {
         let usable = self.backends.iter().zip(inputs).filter(|(_, input)| input.usable);
         self.pool.tick(step, opened, usable.map(|(backend, _)| &backend.fail_fast));
         self.emphasis.tick(step, inputs);
+        self.prompts.tick(step, inputs);
         let shared = Shared {
             weight: capacity::usable_weight(inputs),
             exponent: self.emphasis.exponent(),
@@ -235,6 +239,11 @@ impl Governor {
     /// The part of its time that an idle connection will ask for something, in 256ths.
     pub fn duty(&self) -> u32 {
         self.flood.duty()
+    }
+
+    /// The part of a usual request that one of [`lb_common::slot::Gauge::Prompts`] is, in [`lb_common::pick::PROMPT`]ths.
+    pub fn prompt(&self) -> u32 {
+        self.prompts.part()
     }
 
     /// Carries what is known of backends over to new positions: for each new position, where the backend was,

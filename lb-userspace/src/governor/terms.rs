@@ -35,7 +35,7 @@ pub struct Input {
 
 impl Input {
     /// Live flows in one state.
-    pub(super) fn gauge(&self, gauge: Gauge) -> u32 {
+    pub(crate) fn gauge(&self, gauge: Gauge) -> u32 {
         self.gauges[gauge as usize]
     }
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::terms::{Input, Reported};
 
-/// A usable backend of nominal weight.
-pub(super) fn input(gauges: [u32; 4]) -> Input {
+/// A usable backend of nominal weight with flows by state; requests that wait are of no size to speak of.
+pub(super) fn input([opening, awaiting, streaming, idle]: [u32; 4]) -> Input {
     Input {
-        gauges,
+        gauges: [opening, awaiting, streaming, idle, awaiting],
         opened: 0,
         requests: 0,
         progressed: 0,

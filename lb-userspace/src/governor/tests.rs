@@ -1,6 +1,9 @@
 use std::time::Duration;
 
-use lb_common::pick::{COST_MAX, COST_ONE};
+use lb_common::{
+    pick::{COST_MAX, COST_ONE},
+    slot::GAUGES,
+};
 use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
 use super::{
@@ -211,7 +214,8 @@ fn hardware() -> impl Strategy<Value = Option<HardwareReading>> {
 
 fn any_input() -> impl Strategy<Value = Input> {
     let counters = (counter(), counter(), counter(), counter(), counter());
-    let rest = (any::<[u32; 4]>(), 0..=1000_u32, any::<Option<u32>>(), any::<bool>(), report(), hardware());
+    let rest =
+        (any::<[u32; GAUGES]>(), 0..=1000_u32, any::<Option<u32>>(), any::<bool>(), report(), hardware());
     (counters, rest).prop_map(|(counters, rest)| {
         let (opened, requests, progressed, progress_count, progress_sum_ns) = counters;
         let (gauges, weight, configured_limit, usable, reported, hardware) = rest;

@@ -120,6 +120,7 @@ impl Steering {
         for flow in &self.flows {
             let state = if flow.streams > now { Gauge::Awaiting } else { Gauge::Streaming };
             self.gauges[flow.backend][state as usize] += 1;
+            self.gauges[flow.backend][Gauge::Prompts as usize] += u32::from(state == Gauge::Awaiting);
         }
     }
 
@@ -128,6 +129,7 @@ impl Steering {
         let choice = pick(context, &View { gauges: &self.gauges, outputs: &self.outputs });
         let backend = usize::from(choice.expect("all can take flows").backend);
         self.gauges[backend][Gauge::Awaiting as usize] += 1;
+        self.gauges[backend][Gauge::Prompts as usize] += 1;
         self.flows.push(Flow {
             backend,
             streams: now + AWAITING,
@@ -151,7 +153,7 @@ fn run(case: &Case) -> [Steering; 2] {
     let count = case.speeds.len();
     let mut governor = Governor::new(Options::default());
     let (mut real, mut kernel) = (Steering::new(count), Steering::new(count));
-    let mut inputs = vec![input([0; GAUGES]); count];
+    let mut inputs = vec![input([0; 4]); count];
     let (mut bytes, mut tokens) = (vec![0.0; count], vec![0.0; count]);
     let speed: f64 = case.speeds.iter().sum::<f64>() / count as f64;
     let arrivals = case.flows * speed / WORK.as_secs_f64() * TICK.as_secs_f64();
@@ -208,6 +210,7 @@ fn context(traffic: &mut SmallRng, governor: &Governor, count: usize) -> Context
         members: count as u32,
         opening_cap: governor.opening_cap(),
         duty: governor.duty(),
+        prompt: governor.prompt(),
         total: 0,
         silence: 0,
         patience: 1,

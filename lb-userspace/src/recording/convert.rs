@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use lb_common::layout::Total;
+
 use super::{BackendSample, Gpus, Report, VipSample, Written};
 use crate::governor::{HardwareReading, Input, Output, Reported};
 
@@ -11,20 +13,26 @@ fn micros(time: Duration) -> u64 {
 
 impl VipSample {
     /// What a tick was told of a VIP's backends, and what it wrote.
-    pub fn of(opening_cap: u32, duty: u32, inputs: &[Input], outputs: &[Output]) -> Self {
+    pub fn of(total: &Total, inputs: &[Input], outputs: &[Output]) -> Self {
         let backends = inputs.iter().zip(outputs).map(|(input, output)| BackendSample::of(input, output));
-        Self { opening_cap, duty, backends: backends.collect() }
+        Self {
+            opening_cap: total.opening_cap,
+            duty: total.duty,
+            prompt: total.prompt,
+            backends: backends.collect(),
+        }
     }
 }
 
 impl BackendSample {
     fn of(input: &Input, output: &Output) -> Self {
-        let [opening, awaiting, streaming, idle] = input.gauges;
+        let [opening, awaiting, streaming, idle, prompts] = input.gauges;
         Self {
             opening,
             awaiting,
             streaming,
             idle,
+            prompts,
             opened: input.opened,
             requests: input.requests,
             progressed: input.progressed,
@@ -48,7 +56,7 @@ impl BackendSample {
     /// What the tick was told.
     pub fn input(&self) -> Input {
         Input {
-            gauges: [self.opening, self.awaiting, self.streaming, self.idle],
+            gauges: [self.opening, self.awaiting, self.streaming, self.idle, self.prompts],
             opened: self.opened,
             requests: self.requests,
             progressed: self.progressed,
@@ -123,6 +131,8 @@ impl Gpus {
 mod tests {
     use std::time::Duration;
 
+    use lb_common::layout::Total;
+
     use super::{BackendSample, VipSample};
     use crate::governor::{HardwareReading, Input, Output, Reported};
 
@@ -130,7 +140,7 @@ mod tests {
     fn what_goes_through_a_line_of_text_comes_back_whole() {
         let us = Duration::from_micros;
         let input = Input {
-            gauges: [1, 2, 3, 4],
+            gauges: [1, 2, 3, 4, 5],
             opened: 5,
             requests: 6,
             progressed: 7,
@@ -158,7 +168,8 @@ mod tests {
             }),
         };
         let output = Output { cost: 2048, correction: -300, limit: 32, static_cost: 1024, share: 65_536 };
-        let sample = VipSample::of(u32::MAX, 16, &[input], &[output]);
+        let total = Total { opening_cap: u32::MAX, duty: 16, prompt: 17, ..Total::default() };
+        let sample = VipSample::of(&total, &[input], &[output]);
         let text = serde_json::to_string(&sample).expect("plain data");
         let back: VipSample = serde_json::from_str(&text).expect("its own text");
         let read = |backend: &BackendSample| (backend.input(), backend.output());

@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn a_file_that_is_no_recording_is_refused_with_line_and_remedy() {
         let header = header(FORMAT);
-        let vips = r#"{"sample":{"at_us":6,"vips":[{"opening_cap":1,"duty":1,"backends":[]}]}}"#;
+        let vips = r#"{"sample":{"at_us":6,"vips":[{"opening_cap":1,"duty":1,"prompt":1,"backends":[]}]}}"#;
         for (text, expected) in [
             (String::new(), "it: no two samples in a row; record for longer"),
             (format!("{header}\n{SAMPLE}\n"), "it: no two samples in a row; record for longer"),

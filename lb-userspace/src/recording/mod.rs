@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! {"recording":{"format":1,"version":"0.1.0","vips":[{"name":"chat","policy":"least",..,"backends":["gpu-0",..]}]}}
-//! {"sample":{"at_us":5000,"vips":[{"opening_cap":4294967295,"duty":16,"backends":[{..,"written":{..}},..]}]}}
+//! {"sample":{"at_us":5000,"vips":[{"opening_cap":4294967295,"duty":16,"prompt":32768,"backends":[{..,"written":{..}},..]}]}}
 //! {"recorded":{"samples":1,"lost":0}}
 //! ```
 //!
@@ -81,6 +81,8 @@ pub struct VipSample {
     pub opening_cap: u32,
     /// The part of their time in which open connections ask for something, in 256ths.
     pub duty: u32,
+    /// The part of a usual request that one of the prompts is, in 32,768ths.
+    pub prompt: u32,
     /// Backends, in the header's order.
     pub backends: Vec<BackendSample>,
 }
@@ -96,6 +98,8 @@ pub struct BackendSample {
     pub streaming: u32,
     /// Live flows between requests.
     pub idle: u32,
+    /// What those that wait have asked, each by its size in KiB.
+    pub prompts: u32,
     /// Flows opened.
     pub opened: u64,
     /// Requests seen.

@@ -6,7 +6,7 @@ use lb_common::{
     branchless::Hide,
     maglev::{self, Member, Scratch},
     pick::{Candidate, Pool, Steer},
-    slot::GAUGES,
+    slot::{self, GAUGES},
 };
 
 use crate::governor::Output;
@@ -54,7 +54,7 @@ impl View {
 
     /// Open connections to a backend, as a proxy counts them.
     pub(crate) fn open(&self, backend: usize) -> u32 {
-        self.gauges[backend].iter().sum()
+        slot::flows(&self.gauges[backend])
     }
 }
 

@@ -108,6 +108,7 @@ fn events() -> Vec<FlowEvent> {
         load: 1.0,
         opening: 0,
         awaiting: 0,
+        prompts_kib: 0,
         streaming: 0,
         idle: 0,
         cost: 1.0,

@@ -46,6 +46,7 @@ fn sample(number: u64) -> Sample {
     let backend = |opened, cost| BackendSample {
         opening: 0,
         awaiting: 0,
+        prompts: 0,
         streaming: 0,
         idle: 0,
         opened,
@@ -61,7 +62,10 @@ fn sample(number: u64) -> Sample {
         written: Written { cost, correction: 0, limit: 0, static_cost: 1024, share: 32_768 },
     };
     let backends = vec![backend(number - number / 4, 1024), backend(number / 4, 2048)];
-    Sample { at_us: number * 100_000, vips: vec![VipSample { opening_cap: u32::MAX, duty: 16, backends }] }
+    Sample {
+        at_us: number * 100_000,
+        vips: vec![VipSample { opening_cap: u32::MAX, duty: 16, prompt: 1 << 15, backends }],
+    }
 }
 
 const TABLE: &str = "\

@@ -1,7 +1,7 @@
 //! What the table holds, beside what the gauges say.
 
-use guidevane::dataplane::loader::Maps;
-use lb_common::slot::{GAUGES, MAX_BACKENDS, Slot, State};
+use guidevane::dataplane::{counters, loader::Maps};
+use lb_common::slot::{self, GAUGES, MAX_BACKENDS, Slot, State};
 
 use super::bed::Bed;
 
@@ -23,10 +23,9 @@ pub fn recount(bed: &Bed) -> Recount {
     let mut recount = Recount::default();
     for slot in (0..maps.flows.len()).flat_map(|set| maps.flows.read(set)).map(Slot) {
         recount.used += u64::from(slot.state() != State::Empty);
-        if let Some(gauge) = slot.state().gauge() {
-            recount.live += 1;
-            counts[usize::from(slot.backend())][gauge as usize] += 1;
-        }
+        recount.live += u64::from(slot.state().gauge().is_some());
+        let counted = &mut counts[usize::from(slot.backend())];
+        counted.iter_mut().zip(slot.counts()).for_each(|(sum, one)| *sum += one);
     }
     for service in bed.dataplane.steering.services() {
         let mut sum = [0; GAUGES];
@@ -51,6 +50,6 @@ pub fn recount(bed: &Bed) -> Recount {
 
 /// Live flows as the gauges of these VIPs have them.
 pub fn live(maps: &Maps, vips: &[u16]) -> u64 {
-    let gauges = vips.iter().flat_map(|&vip| maps.totals.read(vip.into()).gauges);
-    gauges.map(|gauge| u64::from(gauge.cast_signed().max(0).cast_unsigned())).sum()
+    let flows = vips.iter().map(|&vip| slot::flows(&counters::live(&maps.totals.read(vip.into()).gauges)));
+    flows.map(u64::from).sum()
 }

@@ -40,6 +40,7 @@ impl Mirror {
             members: u32::from(self.vip.member_count),
             opening_cap: total.opening_cap,
             duty: total.duty,
+            prompt: total.prompt,
             total: live::<Self>(&total.gauges, total.opening_cap, total.duty),
             silence,
             patience: self.patience(),

@@ -272,8 +272,9 @@ impl Plane {
         let maps = self.maps();
         let mut counted: BTreeMap<u16, [u32; GAUGES]> = BTreeMap::new();
         for slot in self.slots() {
-            if let Some(gauge) = slot.state().gauge() {
-                counted.entry(slot.backend()).or_default()[gauge as usize] += 1;
+            if slot.state().gauge().is_some() {
+                let gauges = counted.entry(slot.backend()).or_default();
+                gauges.iter_mut().zip(slot.counts()).for_each(|(sum, one)| *sum += one);
             }
         }
         for service in self.dataplane.steering.services() {

@@ -8,9 +8,9 @@ use lb_common::{
     flow::FlowKey,
     layout::{Control, Mode},
     maglev,
-    pick::{COST_MAX, COST_ONE, Choice, FLOW, Policy, Pool as _, Rule, Steer},
+    pick::{COST_MAX, COST_ONE, Choice, FLOW, Nominal, Policy, Pool as _, Rule, Steer},
     reason::{Action, Reason},
-    slot::Gauge,
+    slot::{self, Gauge},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
@@ -59,7 +59,7 @@ fn least_takes_the_smallest_load_times_cost() {
     plane.set_cost(dearest, 4 * COST_ONE);
     for client in ordinary_clients(&plane, 0, CLIENT).into_iter().take(70) {
         let load = |id| {
-            let live: u32 = plane.load(id).gauges.iter().sum();
+            let live = slot::flows(&plane.load(id).gauges);
             // The flow to come will wait for its first progress.
             u64::from(live + 1 + AWAITING_WEIGHT) * Steer::from_word(plane.load(id).steer).cost as u64
         };
@@ -182,7 +182,9 @@ fn bounded_keeps_every_backend_under_its_bound() {
     const SHARE: u32 = 65_536;
     let mut plane = Plane::new(&[spec(Policy::Bounded, 4)]);
     for id in plane.backends() {
-        plane.set_load(id, |load| load.share = SHARE / 4);
+        plane.set_load(id, |load| {
+            load.nominal = Nominal { static_cost: COST_ONE, share: SHARE / 4 }.to_word();
+        });
     }
     let mut random = StdRng::seed_from_u64(5);
     for flow in 1..=500u32 {
@@ -224,8 +226,8 @@ pub fn shuffle(plane: &Plane, random: &mut StdRng) {
             let correction = random.random_range(-8 * FLOW as i32..8 * FLOW as i32);
             load.steer = Steer { cost: random.random_range(1..=COST_MAX), correction }.to_word();
             load.limit = [0, 0, 1, 4, 200][random.random_range(0..5)];
-            load.static_cost = random.random_range(1..=COST_MAX);
-            load.share = random.random_range(0..=65_536);
+            let static_cost = random.random_range(1..=COST_MAX);
+            load.nominal = Nominal { static_cost, share: random.random_range(1..=65_536) }.to_word();
         });
     }
 }

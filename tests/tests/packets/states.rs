@@ -11,7 +11,7 @@ use lb_common::{
     layout::Mode,
     pick::{COST_MAX, COST_ONE},
     reason::Reason,
-    slot::{Gauge, State},
+    slot::{self, GAUGES, Gauge, State},
 };
 
 use crate::{
@@ -71,7 +71,7 @@ fn play(plane: &mut Plane, client: SocketAddr, steps: &[Step]) {
         assert_eq!(histogram.count, step.answers, "first progresses after {what}");
         assert_eq!(u64::from(histogram.counts.iter().sum::<u32>()), step.answers, "buckets after {what}");
         assert_eq!(line.request_at != 0, step.requests > 0, "the time of the request after {what}");
-        assert_eq!(load.gauges.iter().sum::<u32>(), u32::from(step.state.gauge().is_some()), "{what}");
+        assert_eq!(slot::flows(&load.gauges), u32::from(step.state.gauge().is_some()), "{what}");
         plane.check_gauges(what);
     }
 }
@@ -154,7 +154,11 @@ fn a_tls_handshake_is_no_request() {
             step("ACK of certificates", (ACK, 1010, 4501, b""), Streaming, (0, 0)),
             step("change of cipher and finish", (ACK | PSH, 1010, 4501, CHANGE), Streaming, (0, 0)),
             step("application data", (ACK | PSH, 1018, 4501, DATA), Awaiting, (1, 0)),
-            step("ACK of the first token", (ACK, 1027, 4700, b""), Streaming, (1, 1)),
+            step("ACK of session tickets and headers", (ACK, 1027, 5100, b""), Awaiting, (1, 0)),
+            step("ACK of the first token", (ACK, 1027, 5200, b""), Streaming, (1, 1)),
+            step("more application data", (ACK | PSH, 1027, 5200, DATA), Awaiting, (2, 1)),
+            step("ACK of its headers: there are no tickets now", (ACK, 1036, 5300, b""), Awaiting, (2, 1)),
+            step("ACK of its first token", (ACK, 1036, 5301, b""), Streaming, (2, 2)),
         ],
     );
 }
@@ -274,6 +278,32 @@ fn flows_stay_with_a_draining_backend_and_new_ones_avoid_it() {
 
 #[test]
 #[ignore = "needs root: loads the kernel program"]
+fn what_waits_counts_by_the_size_of_its_request_however_many_segments_it_comes_in() {
+    let mut plane = Plane::new(&[spec()]);
+    let client = at(CLIENT);
+    let id = plane.forward(&segment(client, SYN));
+    let mut end = 1001;
+    let mut send = |plane: &mut Plane, payload: usize, acknowledged: u32| {
+        let packet = segment(client, ACK).segment(ACK, end, acknowledged).payload(&vec![b'q'; payload]);
+        plane.forward(&packet);
+        end += payload as u32;
+        plane.check_gauges("as its request grows");
+        gauge(&plane.load(id).gauges, Gauge::Prompts)
+    };
+    let small = send(&mut plane, 300, 501);
+    assert!(small > 0, "any request is something");
+    let mut sizes = vec![small];
+    for _ in 0..30 {
+        sizes.push(send(&mut plane, 1400, 501));
+    }
+    assert!(sizes.is_sorted() && sizes[30] > 5 * small, "42 KB in 31 segments: {sizes:?}");
+    assert_eq!(send(&mut plane, 0, 501), sizes[30], "an acknowledgement without progress changes nothing");
+    assert_eq!(send(&mut plane, 0, 5_000), 0, "its answer has begun");
+    assert_eq!(send(&mut plane, 200, 9_000), small, "the next one is small again");
+}
+
+#[test]
+#[ignore = "needs root: loads the kernel program"]
 fn a_syn_leaves_a_backend_that_is_down_and_an_established_flow_does_not() {
     let mut plane = Plane::new(&[spec()]);
     let client = at(CLIENT);
@@ -287,7 +317,7 @@ fn a_syn_leaves_a_backend_that_is_down_and_an_established_flow_does_not() {
     let next = plane.backend_by_mac(&outcome.frame);
     assert_ne!(next, id, "a SYN to a backend that is down");
     plane.check_gauges("after the flow has moved");
-    assert_eq!((plane.load(id).gauges, gauge(&plane.load(next).gauges, Gauge::Opening)), ([0; 4], 1));
+    assert_eq!((plane.load(id).gauges, gauge(&plane.load(next).gauges, Gauge::Opening)), ([0; GAUGES], 1));
     let (_, line) = plane.flow(client, plane.vip_id(0)).expect("the flow is in the table");
     assert_eq!((line.request_at, line.track.high_sequence), (0, 1001), "its numbers start anew");
 }

@@ -208,9 +208,8 @@ fn recount(maps: &Maps) -> Vec<[u32; GAUGES]> {
     for set in 0..maps.flows.len() {
         for word in maps.flows.read(set) {
             let slot = Slot(word);
-            if let Some(gauge) = slot.state().gauge() {
-                counts[usize::from(slot.backend())][gauge as usize] += 1;
-            }
+            let counted = &mut counts[usize::from(slot.backend())];
+            counted.iter_mut().zip(slot.counts()).for_each(|(sum, one)| *sum += one);
         }
     }
     counts

@@ -193,6 +193,7 @@ fn context(vip: &recording::Vip, way: Way, moment: &Moment, view: &View, hash: u
         members: view.members(),
         opening_cap,
         duty,
+        prompt: moment.sample.prompt,
         // Nobody else asks for it.
         total: if policy == pick::Policy::Bounded { view.gauges.iter().map(live).sum() } else { 0 },
         silence: 0,

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use lb_common::pick::PROMPT;
+
 use super::{Replay, VipReplay, Way, replay};
 use crate::{
     config::{GovernorMode, PolicyKind},
@@ -99,6 +101,7 @@ fn idle(opened: u64, usable: bool) -> BackendSample {
         awaiting: 0,
         streaming: 0,
         idle: 0,
+        prompts: 0,
         opened,
         requests: opened,
         progressed: 0,
@@ -114,7 +117,7 @@ fn idle(opened: u64, usable: bool) -> BackendSample {
 }
 
 fn moment(number: u64, backends: Vec<BackendSample>) -> Sample {
-    let vip = VipSample { opening_cap: u32::MAX, duty: 256, backends };
+    let vip = VipSample { opening_cap: u32::MAX, duty: 256, prompt: PROMPT, backends };
     Sample { at_us: number * 100_000, vips: vec![vip] }
 }
 

@@ -4,8 +4,9 @@ use std::{collections::VecDeque, time::Duration};
 
 use lb_common::{
     flow::{mix, reduce},
+    layout::Total,
     pick::{self, Context, Rule},
-    slot::{Gauge, State},
+    slot::{self, Gauge, Slot},
 };
 
 use super::{
@@ -65,14 +66,16 @@ impl Balancer {
     }
 
     /// A flow goes from one state to another.
-    pub(super) fn turn(&mut self, server: usize, from: State, to: State) {
+    pub(super) fn turn(&mut self, server: usize, from: Slot, to: Slot) {
         let gauges = &mut self.view.gauges[server];
-        if let Some(gauge) = from.gauge() {
+        if let Some(gauge) = from.state().gauge() {
             gauges[gauge as usize] -= 1;
         }
-        if let Some(gauge) = to.gauge() {
+        if let Some(gauge) = to.state().gauge() {
             gauges[gauge as usize] += 1;
         }
+        gauges[Gauge::Prompts as usize] += to.prompts();
+        gauges[Gauge::Prompts as usize] -= from.prompts();
     }
 
     /// A report leaves for this balancer and is there at `at`.
@@ -104,7 +107,7 @@ impl Balancer {
         if self.policy == Policy::Weights {
             let mut sum = 0.0;
             let inverse = self.view.gauges.iter().zip(&self.view.outputs).map(|(gauges, output)| {
-                let live: u32 = gauges.iter().sum();
+                let live = slot::flows(gauges);
                 1.0 / (f64::from(live + 1) * f64::from(output.cost))
             });
             self.weights.clear();
@@ -117,8 +120,13 @@ impl Balancer {
 
     /// What the last tick was told, and what it wrote.
     pub(super) fn sample(&self) -> VipSample {
-        let (cap, duty) = (self.governor.opening_cap(), self.governor.duty());
-        VipSample::of(cap, duty, &self.inputs, &self.view.outputs)
+        let total = Total {
+            opening_cap: self.governor.opening_cap(),
+            duty: self.governor.duty(),
+            prompt: self.governor.prompt(),
+            ..Total::default()
+        };
+        VipSample::of(&total, &self.inputs, &self.view.outputs)
     }
 
     /// Chooses a server for a request; `hash` is its flow's.
@@ -160,6 +168,7 @@ impl Balancer {
             members: self.view.members(),
             opening_cap: self.governor.opening_cap(),
             duty: self.governor.duty(),
+            prompt: self.governor.prompt(),
             total: 0,
             silence: 0,
             patience: 1,

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use lb_common::slot::State;
+use lb_common::slot::{Slot, State};
 
 use super::super::engine::Request;
 
 /// The kernel's age clock: acknowledged bytes are noted once in this for each flow, with its next packet.
 pub(super) const AGE_TICK: Duration = Duration::from_millis(1024);
+
+/// Bytes of a prompt's token in a request: English has four characters a token.
+pub(super) const PROMPT_BYTES: u32 = 4;
 
 /// Bytes of a token's event in a stream.
 pub(super) const TOKEN_BYTES: u64 = 200;
@@ -18,12 +21,17 @@ pub(super) const IDLE_AFTER: Duration = Duration::from_secs(1);
 /// Servers close connections that are idle for this long (vLLM's and SGLang's default).
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
+/// A slot in this state.
+pub(super) fn slot(state: State) -> Slot {
+    Slot::EMPTY.with(0, state, 0)
+}
+
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Flow {
     pub(super) balancer: u16,
     pub(super) server: u32,
-    pub(super) state: State,
+    pub(super) slot: Slot,
     /// Bytes acknowledged that the kernel has not noted yet, and when it last noted some.
     pub(super) unnoted: u64,
     pub(super) age: u32,
@@ -37,7 +45,7 @@ impl Flow {
         Self {
             balancer,
             server,
-            state: State::Empty,
+            slot: Slot::EMPTY,
             unnoted: 0,
             age: 0,
             request: Some(request),

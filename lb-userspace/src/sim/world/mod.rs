@@ -7,7 +7,11 @@ mod learning;
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
-use lb_common::{flow::reduce, slot::State};
+use lb_common::{
+    flow::reduce,
+    slot::{Slot, State},
+    track::size_of_request,
+};
 use rand::{Rng as _, rngs::StdRng};
 
 use super::{
@@ -23,7 +27,7 @@ use crate::{
 };
 
 use balancer::Balancer;
-use flow::{AGE_TICK, Asked, Flow, IDLE_AFTER, KEEP_ALIVE, TOKEN_BYTES};
+use flow::{AGE_TICK, Asked, Flow, IDLE_AFTER, KEEP_ALIVE, PROMPT_BYTES, TOKEN_BYTES, slot};
 use host::Host;
 use learning::Learning;
 
@@ -275,21 +279,23 @@ impl<'a> World<'a> {
         let server = chosen.choose(self.now, spread, request, &self.hosts);
         chosen.inputs[server].opened += 1;
         self.flows.push(Flow::new(balancer, server as u32, id));
-        self.turn(flow, State::Opening);
+        self.turn(flow, slot(State::Opening));
         self.after(TRIP * 2, What::Ask(id));
         flow
     }
 
-    fn turn(&mut self, flow: u32, state: State) {
+    /// What the slot of a flow becomes; all of its fields but state and size are nobody's here.
+    fn turn(&mut self, flow: u32, slot: Slot) {
         let flow = &mut self.flows[flow as usize];
-        self.balancers[usize::from(flow.balancer)].turn(flow.server as usize, flow.state, state);
-        flow.state = state;
+        self.balancers[usize::from(flow.balancer)].turn(flow.server as usize, flow.slot, slot);
+        flow.slot = slot;
     }
 
     /// The request passes the balancer.
     fn ask(&mut self, id: u32) {
-        let flow = self.requests[id as usize].flow;
-        self.turn(flow, State::Awaiting);
+        let Asked { flow, request, .. } = self.requests[id as usize];
+        let bytes = request.prompt_tokens.saturating_mul(PROMPT_BYTES);
+        self.turn(flow, slot(State::Awaiting).asking(size_of_request(bytes)));
         let flow = &self.flows[flow as usize];
         self.balancers[usize::from(flow.balancer)].inputs[flow.server as usize].requests += 1;
         self.after(TRIP, What::Reach(id));
@@ -337,7 +343,7 @@ impl<'a> World<'a> {
             let waited = self.now - asked.at;
             let server = self.flows[number_of_flow as usize].server as usize;
             self.hosts[server].latency.note(waited.as_secs_f64());
-            self.turn(number_of_flow, State::Streaming);
+            self.turn(number_of_flow, slot(State::Streaming));
             let flow = &self.flows[number_of_flow as usize];
             let input = &mut self.balancers[usize::from(flow.balancer)].inputs[flow.server as usize];
             input.progress_count += 1;
@@ -372,7 +378,7 @@ impl<'a> World<'a> {
     }
 
     fn close(&mut self, flow: u32) {
-        self.turn(flow, State::Closed);
+        self.turn(flow, slot(State::Closed));
         if matches!(self.scenario.traffic, Traffic::Closed(..)) {
             self.after(TRIP, What::Open);
         }
@@ -386,14 +392,14 @@ impl<'a> World<'a> {
 
     fn rest(&mut self, flow: u32, last: u32) {
         if self.rests(flow, last) {
-            self.turn(flow, State::Idle);
+            self.turn(flow, slot(State::Idle));
         }
     }
 
     fn expire(&mut self, flow: u32, last: u32) {
         if self.rests(flow, last) {
             self.resting.retain(|resting| *resting != flow);
-            self.turn(flow, State::Closed);
+            self.turn(flow, slot(State::Closed));
         }
     }
 
