@@ -79,7 +79,7 @@ pub struct Track {
     /// The client's acknowledgement when the request went out, or when it was last noted. In `nat`, and
     /// half-open, the acknowledgement that would confirm the server's SYN-ACK.
     pub baseline: u32,
-    /// [`FINISHED`], [`ANSWERED`], [`TLS`], [`BOTH_WAYS`] and [`TICKETS`], a count of SYNs sent again, and how much
+    /// [`FINISHED`], [`ANSWERED`], [`TLS`] and [`BOTH_WAYS`], whether session tickets may come, a count of SYNs sent again, and how much
     /// the request under way asks.
     pub flags: u32,
 }
@@ -93,15 +93,33 @@ impl Track {
         Self { flags: self.flags & ((1 << ASKED) - 1) | asked << ASKED, ..self }
     }
 
-    /// Bytes of an answer that are no progress, of which `skip` are headers.
+    /// Whether what comes may be session tickets, which are no answer: see [`Track::excuse`].
     #[inline(always)]
-    const fn skip(&self, skip: u32) -> u32 {
-        if self.flags & TICKETS == 0 { skip } else { skip + TICKET_BYTES }
+    pub const fn has_tickets(&self) -> bool {
+        self.flags & TICKETS != 0
+    }
+
+    /// The same, but what a server has sent up to `acknowledged` is no progress: it was [too early](is_early).
+    #[inline(always)]
+    pub const fn excuse(self, acknowledged: u32) -> Self {
+        let sent = advance(self.baseline, acknowledged);
+        if sent <= 0 || sent > EARLY_MOST as i32 {
+            return self;
+        }
+        let early = (sent as u32).div_ceil(EARLY_UNIT) << EARLY;
+        Self { flags: self.flags & !EARLY_MASK | early, ..self }
+    }
+
+    /// Bytes of an answer that are no progress, of which `headers` are so always.
+    #[inline(always)]
+    const fn skip(&self, headers: u32) -> u32 {
+        let early = ((self.flags & EARLY_MASK) >> EARLY) * EARLY_UNIT;
+        if early > headers { early } else { headers }
     }
 
     #[inline(always)]
     const fn answered(self) -> Self {
-        Self { flags: self.flags & !TICKETS, ..self }
+        Self { flags: self.flags & !(TICKETS | EARLY_MASK), ..self }
     }
 
     /// The size of the request under way, as slots have it: below [`slot::SIZES`].
@@ -131,11 +149,27 @@ pub const TLS: u32 = 4;
 /// flow without it.
 pub const BOTH_WAYS: u32 = 8;
 
-/// The server's session tickets may still come before its first answer (RFC 8446 section 4.6.1).
-pub const TICKETS: u32 = 16;
+/// A TLS handshake was seen and no answer since: the server's session tickets may come first (RFC 8446 section 4.6.1).
+const TICKETS: u32 = 16;
 
-/// Bytes that these are taken to be: two are the rule (OpenSSL's default), of some 250 each.
-const TICKET_BYTES: u32 = 512;
+/// From which bit on the flags hold how much of what came first was excused, in units of so many bytes: eight bits.
+const EARLY: u32 = 10;
+const EARLY_UNIT: u32 = 4;
+const EARLY_MASK: u32 = 0xff << EARLY;
+
+/// Two tickets of some 250 bytes are the rule (OpenSSL's default), and headers may come with them. More is an answer.
+const EARLY_MOST: u32 = (EARLY_MASK >> EARLY) * EARLY_UNIT;
+
+/// Whether it is too early for an answer, so long after the first request of a TLS connection:
+/// tickets, and headers that do not wait for a first token, are there after a round trip. The handshake took one too, and
+/// longer than `handshake` and [`GRACE_NS`] nobody waits for tickets.
+#[inline(always)]
+pub const fn is_early(since_request_ns: u64, handshake_ns: u64) -> bool {
+    since_request_ns <= handshake_ns.saturating_add(GRACE_NS)
+}
+
+/// Linux holds an acknowledgement back by 40 ms at most (`TCP_DELACK_MIN`), and a busy server may need 4 ms.
+const GRACE_NS: u64 = 44_000_000;
 
 /// From which bit on the flags hold how much was asked, in units of so many bytes: twelve bits, 256 KiB.
 const ASKED: u32 = 20;

@@ -341,6 +341,10 @@ impl Flow {
             self.refresh(vip);
             return None;
         };
+        let numbers = match expects_tickets(state, &numbers, line) {
+            true => numbers.excuse(segment.acknowledged),
+            false => numbers,
+        };
         let verdict = if segment.flags.opens() {
             track::on_syn(state, numbers, segment)
         } else if track::is_quiet(state, segment) {
@@ -365,19 +369,29 @@ impl Flow {
         let state = self.slot.state();
         let Some(line) = info(self.number) else { return };
         // SAFETY: a field of a map element, plain numbers.
-        let numbers = unsafe { (&raw const (*line).track).read() };
+        let noted = unsafe { (&raw const (*line).track).read() };
         if segment.flags.has(Flags::SYN) {
             if matches!(state, State::Opening | State::Stale) {
                 // SAFETY: as above.
-                unsafe { (&raw mut (*line).track).write(track::on_syn_ack(numbers, segment.sequence)) };
+                unsafe { (&raw mut (*line).track).write(track::on_syn_ack(noted, segment.sequence)) };
             }
             return;
         }
+        let end = segment.sequence.wrapping_add(segment.payload);
+        let numbers = match expects_tickets(state, &noted, line) {
+            true => noted.excuse(end),
+            false => noted,
+        };
         let verdict = if segment.flags.has(Flags::RST) {
             Verdict { state: State::Closed, track: numbers, event: Event::None }
         } else {
-            track::on_answer(state, numbers, segment.sequence.wrapping_add(segment.payload), skip)
+            track::on_answer(state, numbers, end, skip)
         };
+        if verdict.track.flags != noted.flags {
+            // The other numbers are the client's to change.
+            // SAFETY: as above.
+            unsafe { (&raw mut (*line).track.flags).write(verdict.track.flags) };
+        }
         if verdict.state as u8 != state as u8 && self.settle(vip, &verdict, age_now()) {
             self.note(state, &numbers, &verdict, line);
         }
@@ -464,6 +478,20 @@ impl Flow {
             }
         }
     }
+}
+
+/// Whether what a flow's server sends now is too early for an answer.
+#[inline(always)]
+fn expects_tickets(state: State, numbers: &Track, line: *const FlowInfo) -> bool {
+    if !matches!(state, State::Awaiting) || !numbers.has_tickets() {
+        return false;
+    }
+    // SAFETY: the pointer is to a whole element of the map, plain numbers.
+    let FlowInfo { opened_at, request_at, .. } = unsafe { &*line };
+    let opened_at = (opened_at >> Histogram::UNIT_SHIFT) as u32;
+    let spans = [units().wrapping_sub(*request_at), request_at.wrapping_sub(opened_at)];
+    let [since_request, handshake] = spans.map(|span| u64::from(span) << Histogram::UNIT_SHIFT);
+    track::is_early(since_request, handshake)
 }
 
 /// Begins the cold line of a flow: whose it is, and since when; its numbers are for the caller to write.

@@ -4,7 +4,8 @@ use lb_common::{
     slot::State,
     track::{
         ANSWERED, BOTH_WAYS, CLOSING_SLACK, Event, FINISHED, Flags, Record, Segment, Track, Verdict,
-        is_quiet, on_answer, on_datagram, on_quiet, on_segment, on_syn, on_syn_ack, opened, size_of_request,
+        is_early, is_quiet, on_answer, on_datagram, on_quiet, on_segment, on_syn, on_syn_ack, opened,
+        size_of_request,
     },
 };
 use proptest::{
@@ -390,4 +391,22 @@ fn sizes_are_powers_of_two_of_a_kibibyte() {
     {
         assert_eq!(size_of_request(bytes), size, "{bytes} bytes");
     }
+}
+
+#[test]
+fn what_is_excused_is_no_progress_and_what_comes_on_top_is() {
+    let (hello, ask) = (handshake(data(NEXT, 100, SEEN)), data(NEXT + 100, 10, SEEN));
+    let ask = Segment { record: Record::Data, ..ask };
+    let (events, verdict) = follow(State::Opening, TRACK, &[hello, ask]);
+    assert_eq!((events, verdict.track.has_tickets()), (vec![Event::Request], true));
+    for (early, progress) in [(50, SKIP + 1), (SKIP + 400, SKIP + 401), (1020, 1021)] {
+        let track = verdict.track.excuse(SEEN + early);
+        let at = |acknowledged| on_segment(verdict.state, track, &ack(SEEN + acknowledged), SKIP);
+        assert_eq!(at(early).event, Event::None, "{early} bytes of tickets");
+        // Kept in units of four bytes.
+        let answered = at(progress + 3);
+        assert_eq!((answered.event, answered.track.has_tickets()), (Event::Progress, false), "after {early}");
+    }
+    assert_eq!(verdict.track.excuse(SEEN + 1100), verdict.track, "so much is an answer");
+    assert!(is_early(45_000_000, 2_000_000) && !is_early(47_000_000, 2_000_000));
 }

@@ -154,11 +154,11 @@ fn a_tls_handshake_is_no_request() {
             step("ACK of certificates", (ACK, 1010, 4501, b""), Streaming, (0, 0)),
             step("change of cipher and finish", (ACK | PSH, 1010, 4501, CHANGE), Streaming, (0, 0)),
             step("application data", (ACK | PSH, 1018, 4501, DATA), Awaiting, (1, 0)),
-            step("ACK of session tickets and headers", (ACK, 1027, 5100, b""), Awaiting, (1, 0)),
-            step("ACK of the first token", (ACK, 1027, 5200, b""), Streaming, (1, 1)),
-            step("more application data", (ACK | PSH, 1027, 5200, DATA), Awaiting, (2, 1)),
-            step("ACK of its headers: there are no tickets now", (ACK, 1036, 5300, b""), Awaiting, (2, 1)),
-            step("ACK of its first token", (ACK, 1036, 5301, b""), Streaming, (2, 2)),
+            step("ACK of session tickets and headers", (ACK, 1027, 5520, b""), Awaiting, (1, 0)),
+            step("ACK of more at once than they can be", (ACK, 1027, 5522, b""), Streaming, (1, 1)),
+            step("more application data", (ACK | PSH, 1027, 5522, DATA), Awaiting, (2, 1)),
+            step("ACK of its headers: there are no tickets now", (ACK, 1036, 5622, b""), Awaiting, (2, 1)),
+            step("ACK of its first token", (ACK, 1036, 5623, b""), Streaming, (2, 2)),
         ],
     );
 }
