@@ -8,7 +8,10 @@ use std::{collections::VecDeque, time::Duration};
 
 use lb_common::{pick::FLOW, slot::Gauge};
 
-use super::terms::{CorrectionTerm, Input, Reported};
+use super::{
+    freshness::Freshness,
+    terms::{CorrectionTerm, Input, Reported},
+};
 
 /// How finely the past is kept, and how much of it: a scrape's longest bracket and the server's own cadence.
 const BUCKET: Duration = Duration::from_millis(20);
@@ -20,15 +23,8 @@ const SLOWER_THAN_AGE: f64 = 50.0;
 /// The fastest low pass, in seconds.
 const FASTEST: f64 = 1.0;
 
-/// A correction counts in full for half of this time and then fades to nothing: the kernel's own patience with
-/// a silent governor. It is longer where reports are rarer.
-const LIFE: Duration = Duration::from_secs(2);
-
-/// The life of a correction in intervals between reports.
-const LIFE_INTERVALS: u32 = 4;
-
-/// Longest interval between reports that a correction is kept for.
-const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
+/// Reports that are older when they come are not compared.
+const OLDEST: Duration = Duration::from_secs(2);
 
 /// Corrections below this many flows are noise.
 const NOISE: f64 = 0.5;
@@ -85,7 +81,7 @@ pub(super) struct Correction {
     own: Ring,
     /// The newest report that could be used: when it was complete, and its difference in flows.
     report: Option<(Duration, f64)>,
-    interval: Duration,
+    heard: Freshness,
     filtered: f64,
     /// Mean squared distance of reports from the low pass.
     variance: f64,
@@ -108,10 +104,11 @@ impl Correction {
             self.take(now, &report.sane(), cadence);
         }
         let Some((taken, raw)) = self.report else { return };
-        let age = now.saturating_sub(taken);
-        if age >= self.life() {
+        let trust = self.heard.trust(now);
+        if trust == 0.0 {
             (self.report, self.filtered) = (None, 0.0);
-        } else if age < self.life() / 2 {
+        } else if trust == 1.0 {
+            let age = now.saturating_sub(taken);
             let constant = (age.saturating_add(cadence).as_secs_f64() * SLOWER_THAN_AGE).max(FASTEST);
             self.filtered += (raw - self.filtered) * -(-step.as_secs_f64() / constant).exp_m1();
         }
@@ -120,7 +117,7 @@ impl Correction {
     fn take(&mut self, now: Duration, report: &Reported, cadence: Duration) {
         let newest = self.report.map(|(taken, _)| taken);
         if newest.is_some_and(|newest| report.taken_end <= newest)
-            || now.saturating_sub(report.taken_end) >= LIFE
+            || now.saturating_sub(report.taken_end) >= OLDEST
         {
             return;
         }
@@ -131,21 +128,11 @@ impl Correction {
         // Zero within the range; beyond it the distance, so that nothing jumps at its edge.
         let (low, high) = (f64::from(low), f64::from(high));
         let raw = (reported - reported.clamp(low, high)).clamp(-LARGEST, LARGEST);
-        self.interval =
-            newest.map_or(Duration::ZERO, |newest| report.taken_end - newest).min(LONGEST_INTERVAL);
         if self.report.is_some() {
             self.variance += ((raw - self.filtered).powi(2) - self.variance) / SPREAD_REPORTS;
         }
         self.report = Some((report.taken_end, raw));
-    }
-
-    fn life(&self) -> Duration {
-        LIFE.max(self.interval * LIFE_INTERVALS)
-    }
-
-    fn fade(&self, age: Duration) -> f64 {
-        let life = self.life();
-        (life.saturating_sub(age).as_secs_f64() * 2.0 / life.as_secs_f64()).min(1.0)
+        self.heard.note(now, report.taken_end);
     }
 
     /// Whether the server's queue is known: requests of others show there.
@@ -155,8 +142,7 @@ impl Correction {
 
     /// What is on the server beyond our own flows, in flows.
     pub(super) fn flows(&self, now: Duration) -> f64 {
-        let faded =
-            self.report.map_or(0.0, |(taken, _)| self.filtered * self.fade(now.saturating_sub(taken)));
+        let faded = self.filtered * self.heard.trust(now);
         if faded.abs() < NOISE { 0.0 } else { faded }
     }
 

@@ -24,21 +24,16 @@ const KV_HIGH: f64 = 0.9;
 /// time to first token of equal servers was 7 % higher in simulation.
 const KV_FULL: f64 = 1.4;
 
-/// Reports of saturation fade out between these ages.
-const REPORT_GOOD: f64 = 1.0;
-const REPORT_DEAD: f64 = 3.0;
-
 /// A backend that has just come back costs this much more,
 const SLOW_START: f64 = 4.0;
 
 /// fading in this time: caches are cold and the first requests tell how it does.
 pub(super) const SLOW_START_TIME: Duration = Duration::from_secs(10);
 
-/// The factor for what a server says of its own pressure, from 1. The most pressing signal counts, not a mean.
-pub(super) fn saturation(now: Duration, report: Option<&Reported>) -> f64 {
+/// The factor for what a server says of its own pressure, from 1, as far as it is believed. The most pressing signal
+/// counts, not a mean.
+pub(super) fn saturation(report: Option<&Reported>, trust: f64) -> f64 {
     let Some(report) = report.map(Reported::sane) else { return 1.0 };
-    let age = now.saturating_sub(report.taken_end).as_secs_f64();
-    let trust = ((REPORT_DEAD - age) / (REPORT_DEAD - REPORT_GOOD)).clamp(0.0, 1.0);
     // Queues are counted already, as flows or as correction; memory is what counts do not show.
     let pressures = [report.kv_usage.map(|usage| (usage - KV_HIGH) / (1.0 - KV_HIGH))];
     let pressure = pressures.into_iter().flatten().fold(0.0, f64::max).clamp(0.0, 1.0);
@@ -64,19 +59,21 @@ impl Slew {
         Self { log: factor.ln() }
     }
 
-    /// Moves towards `target`, above 0, for `step`.
-    pub(super) fn tick(&mut self, step: Duration, target: f64) -> Damping {
+    /// Moves towards `target`, above 0, for `step`. Where what raised it `fades`, it falls as fast as it rises: nobody
+    /// says that the server has become better, but nobody knows any more that it is worse.
+    pub(super) fn tick(&mut self, step: Duration, target: f64, fades: bool) -> Damping {
         let wanted = target.ln();
         let distance = wanted - self.log;
         if distance == 0.0 {
             return Damping::None;
         }
         // The nominal factor is exact: what is not slow must not look it.
-        if distance.abs() < DEADBAND.ln_1p() && wanted != 0.0 {
+        if distance.abs() < DEADBAND.ln_1p() && wanted != 0.0 && !fades {
             return Damping::Deadband;
         }
         let seconds = step.as_secs_f64() * std::f64::consts::LN_2;
-        let moved = distance.clamp(-seconds / HALVING, seconds / DOUBLING);
+        let halving = if fades { DOUBLING } else { HALVING };
+        let moved = distance.clamp(-seconds / halving, seconds / DOUBLING);
         self.log = if moved == distance { wanted } else { self.log + moved };
         if moved == distance { Damping::None } else { Damping::Slew }
     }
@@ -100,43 +97,49 @@ mod tests {
     #[test]
     fn costs_rise_fast_and_fall_slowly() {
         let mut slew = Slew::default();
-        assert_eq!(slew.tick(Duration::from_millis(100), 8.0), Damping::Slew);
+        assert_eq!(slew.tick(Duration::from_millis(100), 8.0, false), Damping::Slew);
         assert!((slew.factor() - 2.0).abs() < 1e-9, "{}", slew.factor());
-        slew.tick(Duration::from_secs(1), 8.0);
+        slew.tick(Duration::from_secs(1), 8.0, false);
         assert!((slew.factor() - 8.0).abs() < 1e-9);
-        slew.tick(Duration::from_secs(2), 1.0);
+        slew.tick(Duration::from_secs(2), 1.0, false);
         assert!((slew.factor() - 4.0).abs() < 1e-9);
-        assert_eq!(slew.tick(Duration::from_secs(60), 1.0), Damping::None);
+        assert_eq!(slew.tick(Duration::from_secs(60), 1.0, false), Damping::None);
         assert_eq!(slew.factor(), 1.0, "exactly");
+    }
+
+    #[test]
+    fn what_nobody_vouches_for_any_more_falls_as_fast_as_it_rose() {
+        let mut slew = Slew::at(8.0);
+        assert_eq!(slew.tick(Duration::from_millis(100), 1.0, true), Damping::Slew);
+        assert!((slew.factor() - 4.0).abs() < 1e-9, "{}", slew.factor());
     }
 
     #[test]
     fn small_changes_are_held_except_back_to_nominal() {
         let mut slew = Slew::default();
-        assert_eq!(slew.tick(Duration::from_secs(1), 1.04), Damping::Deadband);
+        assert_eq!(slew.tick(Duration::from_secs(1), 1.04, false), Damping::Deadband);
         assert_eq!(slew.factor(), 1.0);
-        slew.tick(Duration::from_secs(1), 1.06);
-        slew.tick(Duration::from_secs(1), 1.03);
+        slew.tick(Duration::from_secs(1), 1.06, false);
+        slew.tick(Duration::from_secs(1), 1.03, false);
         assert!((slew.factor() - 1.06).abs() < 1e-9);
-        slew.tick(Duration::from_secs(9), 1.0);
+        slew.tick(Duration::from_secs(9), 1.0, false);
         assert_eq!(slew.factor(), 1.0);
     }
 
     #[test]
     fn a_full_cache_costs_more_while_the_report_is_fresh() {
-        let taken = Duration::from_secs(10);
-        let factor = |usage, age_ms| {
-            let report = Reported { kv_usage: Some(usage), ..reported(1.0, 0.0, taken) };
-            saturation(taken + Duration::from_millis(age_ms), Some(&report))
+        let factor = |usage, trust| {
+            let report = Reported { kv_usage: Some(usage), ..reported(1.0, 0.0, Duration::ZERO) };
+            saturation(Some(&report), trust)
         };
-        assert_eq!(factor(0.9, 0), 1.0);
-        assert!((factor(0.95, 0) - 1.4_f64.sqrt()).abs() < 1e-9);
-        assert!((factor(1.0, 900) - 1.4).abs() < 1e-9);
-        assert!((factor(1.7, 0) - 1.4).abs() < 1e-9, "no more than full");
-        assert!(factor(1.0, 2000) < 1.4);
-        assert_eq!(factor(1.0, 3000), 1.0);
-        assert_eq!(factor(f64::NAN, 0), 1.0);
-        assert_eq!(saturation(taken, None), 1.0);
+        assert_eq!(factor(0.9, 1.0), 1.0);
+        assert!((factor(0.95, 1.0) - 1.4_f64.sqrt()).abs() < 1e-9);
+        assert!((factor(1.0, 1.0) - 1.4).abs() < 1e-9);
+        assert!((factor(1.7, 1.0) - 1.4).abs() < 1e-9, "no more than full");
+        assert!(factor(1.0, 0.5) < 1.4);
+        assert_eq!(factor(1.0, 0.0), 1.0);
+        assert_eq!(factor(f64::NAN, 1.0), 1.0);
+        assert_eq!(saturation(None, 1.0), 1.0);
     }
 
     #[test]

@@ -125,6 +125,11 @@ impl Hardware {
         (change * current.trust).clamp(-slowness.max(0.0), -LEAST.ln())
     }
 
+    /// How far the reading is believed, 0 to 1.
+    pub(super) fn trust(&self) -> f64 {
+        self.now.map_or(0.0, |current| current.trust)
+    }
+
     pub(super) fn explain(&self, applied: f64) -> HardwareTerm {
         let queued = self.now.is_some_and(|current| current.queued);
         HardwareTerm {

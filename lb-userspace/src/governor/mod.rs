@@ -18,6 +18,7 @@ mod damping;
 mod emphasis;
 mod failfast;
 mod flood;
+mod freshness;
 mod hardware;
 mod limit;
 mod prompts;
@@ -25,6 +26,8 @@ mod terms;
 mod theta;
 mod trust;
 
+#[cfg(test)]
+mod sources_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -42,6 +45,7 @@ use damping::{SLOW_START_TIME, Slew};
 use emphasis::Emphasis;
 use failfast::{FailFast, Lens, Pool};
 use flood::Flood;
+use freshness::Freshness;
 use hardware::Hardware;
 use limit::Limit;
 use prompts::Prompts;
@@ -85,6 +89,9 @@ impl Default for Options {
 /// How much more a flow counts while it waits for its first progress; see [`lb_common::pick::Rule::awaiting_weight`].
 pub const AWAITING_WEIGHT: u8 = 16;
 
+/// What a cost depends on beside the kernel's own signals: reports, tokens among them, and hardware.
+const SOURCES: usize = 3;
+
 /// Time constant of the mean first progress that is shown, in seconds.
 const RECENT_SECONDS: f64 = 2.0;
 
@@ -98,6 +105,8 @@ struct Backend {
     fail_fast: FailFast,
     slew: Slew,
     kernel: trust::Kernel,
+    reports: Freshness,
+    believed: [f64; SOURCES],
     /// Since when it takes flows, and since when it is spared.
     usable_since: Option<Duration>,
     came_back: Option<Duration>,
@@ -297,6 +306,7 @@ impl Backend {
         };
         let mut sampled = self.theta.watch(now, step, &watched, curves);
         if let Some(report) = &input.reported {
+            self.reports.note(now, report.taken_end);
             sampled |= self.theta.report(now, &report.sane(), curves);
         }
         let queued = self.correction.sees_queue();
@@ -318,15 +328,23 @@ impl Backend {
         (count >= 0.5).then(|| Duration::try_from_secs_f64(seconds / count).unwrap_or(Duration::MAX))
     }
 
+    /// Whether a source has less of a say than a tick before.
+    fn fades(&mut self, now: Duration) -> bool {
+        let believed = [self.reports.trust(now), self.theta.trust(now), self.hardware.trust()];
+        let before = std::mem::replace(&mut self.believed, believed);
+        believed.iter().zip(&before).any(|(now, before)| now < before)
+    }
+
     fn write(&mut self, now: Duration, step: Duration, input: &Input, shared: &Shared<'_>) -> Output {
-        let saturation = damping::saturation(now, input.reported.as_ref());
+        let fades = self.fades(now);
+        let saturation = damping::saturation(input.reported.as_ref(), self.reports.trust(now));
         let slow_start = damping::slow_start(now, self.came_back);
-        let (slowness, kept) = (self.theta.factor(now), self.theta.kept(now));
-        let slowness = if self.fail_fast.fails() { slowness.max(1.0) } else { slowness };
+        let (measured, kept) = self.theta.over(now, &self.kernel.theta);
+        let slowness = if self.fail_fast.fails() { measured.max(1.0) } else { measured };
         let ended = self.fail_fast.flows(shared.pool);
         let hardware = self.hardware.log(slowness.ln(), kept);
         let target = slowness.powf(shared.exponent) * hardware.exp() * saturation * slow_start;
-        let damping = self.slew.tick(step, target);
+        let damping = self.slew.tick(step, target, fades);
         let static_cost = capacity::static_cost(input.weight);
         let configured = input.configured_limit.unwrap_or(0);
         let limit = self.limit.explain(input.configured_limit);
@@ -350,7 +368,7 @@ impl Backend {
         };
         self.written = Some(written);
         self.explained = Explained {
-            theta: self.theta.explain(now),
+            theta: self.theta.explain(now, measured),
             correction: self.correction.explain(now),
             limit,
             fail_fast: FailFastTerm {

@@ -81,23 +81,28 @@ pub struct Hardware {
     pub taken_end: Duration,
 }
 
-/// No server has as many requests or gives as many tokens; what says so is broken.
-const IMPLAUSIBLE: f64 = 1e15;
+/// No server has as many requests, and none gives as many tokens; what says so is broken.
+const TOO_MANY_REQUESTS: f64 = 1e6;
+const TOO_MANY_TOKENS: f64 = 1e15;
 
-fn plausible(value: Option<f64>) -> Option<f64> {
-    value.filter(|value| (0.0..IMPLAUSIBLE).contains(value))
+fn below(limit: f64, value: Option<f64>) -> Option<f64> {
+    value.filter(|value| (0.0..limit).contains(value))
 }
 
 impl Reported {
-    /// The same with every implausible number left out: NaN, infinite, negative or absurd.
+    /// The same with every implausible number left out: NaN, infinite, negative or absurd. A batch beside an absurd
+    /// queue is none either.
     pub(super) fn sane(&self) -> Self {
+        let requests = |value| below(TOO_MANY_REQUESTS, value);
+        let waiting = requests(self.waiting);
+        let counted = waiting.is_some() == self.waiting.is_some();
         Self {
-            running: plausible(self.running),
-            waiting: plausible(self.waiting),
-            kv_usage: plausible(self.kv_usage),
-            generation_tokens: plausible(self.generation_tokens),
+            running: requests(self.running).filter(|_| counted),
+            waiting,
+            kv_usage: below(TOO_MANY_REQUESTS, self.kv_usage),
+            generation_tokens: below(TOO_MANY_TOKENS, self.generation_tokens),
             cadence: self.cadence,
-            prompt_tokens: plausible(self.prompt_tokens),
+            prompt_tokens: below(TOO_MANY_TOKENS, self.prompt_tokens),
             max_num_seqs: self.max_num_seqs.filter(|batch| *batch > 0),
             taken_start: self.taken_start.min(self.taken_end),
             taken_end: self.taken_end,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::{
     correction::beyond,
     curve::{Curve, Work},
+    freshness::Freshness,
     terms::{Reported, ThetaSource, ThetaTerm},
 };
 
@@ -192,9 +193,23 @@ pub(super) struct Theta {
     bytes: Meter,
     /// The last report.
     report: Option<Seen>,
+    /// When its count of tokens was last of use.
+    heard: Freshness,
+    counter: Counter,
     /// Prompts taken in, as counted by the kernel, since the last report.
     prompts: f64,
     judged: Judged,
+}
+
+/// How a server's count of tokens has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Counter {
+    #[default]
+    Sound,
+    /// It went back: a restart, or a lie. The next difference says no more than this one.
+    Broken,
+    /// It goes on, and nothing was measured by it yet.
+    Unproven,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -247,6 +262,9 @@ impl Theta {
         };
         let Some(elapsed) = seen.moment.checked_sub(before.moment).filter(|elapsed| !elapsed.is_zero())
         else {
+            if self.heard.trust(now) == 0.0 {
+                self.report = Some(seen);
+            }
             return false;
         };
         self.report = Some(seen);
@@ -256,9 +274,19 @@ impl Theta {
             _ => counted,
         };
         let units = tokens - before.tokens;
-        // A restarted server counts from zero; after a long silence two batches say nothing of those between; and
-        // without a batch there was time without work.
-        if units < 0.0 || prompts < 0.0 || elapsed > LONGEST_BLOCK || running.min(before.running) < 1.0 {
+        let before_it = self.counter;
+        self.counter = match before_it {
+            _ if units < 0.0 || prompts < 0.0 => Counter::Broken,
+            Counter::Broken => Counter::Unproven,
+            known => known,
+        };
+        if self.counter == Counter::Sound {
+            self.heard.note(now, report.taken_end);
+        }
+        let broken = [before_it, self.counter].contains(&Counter::Broken);
+        // After a long silence two batches say nothing of those between; and without a batch there was time without
+        // work.
+        if broken || elapsed > LONGEST_BLOCK || running.min(before.running) < 1.0 {
             self.tokens.block = Stretch::default();
             return false;
         }
@@ -266,7 +294,12 @@ impl Theta {
         let seconds = batch * elapsed.as_secs_f64();
         let part = Stretch { work: [units / batch, units, prompts], seconds, elapsed };
         let due = self.tokens.block.elapsed + elapsed >= BLOCK;
-        self.tokens.add(now, part, due, &mut curves.tokens, curves.nominal[0])
+        let sampled = self.tokens.add(now, part, due, &mut curves.tokens, curves.nominal[0]);
+        if sampled {
+            self.counter = Counter::Sound;
+            self.heard.note(now, report.taken_end);
+        }
+        sampled
     }
 
     /// Takes a tick of our own flows. True when the server's level may have changed.
@@ -314,14 +347,27 @@ impl Theta {
         self.judged.at.map_or(0.0, |at| (-now.saturating_sub(at).as_secs_f64() / HALF_LIFE).exp2())
     }
 
+    /// How far the server's count of tokens is believed, where slowness is measured by it.
+    pub(super) fn trust(&self, now: Duration) -> f64 {
+        if self.judged.source == Some(ThetaSource::Tokens) { self.heard.trust(now) } else { 1.0 }
+    }
+
+    /// The factor at `now` and the part of what was learned that still counts, both of this as far as it is believed
+    /// and of `kernel` for the rest.
+    pub(super) fn over(&self, now: Duration, kernel: &Self) -> (f64, f64) {
+        let trust = self.trust(now);
+        let mix = |own: f64, kernel: f64| kernel + (own - kernel) * trust;
+        (mix(self.log(now), kernel.log(now)).exp(), mix(self.kept(now), kernel.kept(now)))
+    }
+
     /// The factor at `now`, 1/8 to 8.
     pub(super) fn factor(&self, now: Duration) -> f64 {
         self.log(now).exp()
     }
 
-    pub(super) fn explain(&self, now: Duration) -> ThetaTerm {
+    pub(super) fn explain(&self, now: Duration, applied: f64) -> ThetaTerm {
         ThetaTerm {
-            applied: self.factor(now),
+            applied,
             sample: self.judged.sample.map(f64::exp),
             band: self.judged.band.exp(),
             age: self.judged.at.map(|at| now.saturating_sub(at)),

@@ -142,7 +142,7 @@ fn bytes_serve_where_no_tokens_are_reported() {
     let factors = thetas.each_ref().map(|theta| theta.factor(now));
     assert_eq!(factors[..3], [1.0; 3]);
     assert!((1.9..2.1).contains(&factors[3]), "{factors:?}");
-    assert_eq!(thetas[0].explain(now).source, Some(ThetaSource::Bytes));
+    assert_eq!(thetas[0].explain(now, 1.0).source, Some(ThetaSource::Bytes));
     let later = thetas[3].factor(now + Duration::from_secs(30));
     assert!((later - factors[3].sqrt()).abs() < 0.05, "half of its logarithm after half a minute: {later}");
 }

@@ -55,7 +55,7 @@ pub(super) struct Moment {
 /// One backend by the kernel's own signals.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kernel {
-    theta: Theta,
+    pub(super) theta: Theta,
     slew: Slew,
     /// The counters of bytes and of prompts at the last tick.
     before: Option<(u64, u64)>,
@@ -84,7 +84,7 @@ impl Kernel {
         self.usable = usable;
         let slowness = self.theta.factor(moment.now);
         let slowness = if fails { slowness.max(1.0) } else { slowness };
-        self.slew.tick(moment.step, slowness.powf(moment.exponent) * slow_start);
+        self.slew.tick(moment.step, slowness.powf(moment.exponent) * slow_start, false);
         self.slew.factor()
     }
 }
