@@ -162,7 +162,11 @@ impl Daemon {
         panic!("the daemon is still running after {PATIENCE:?}:\n{}", self.log());
     }
 
-    fn signal(&self, signal: Signal) -> io::Result<()> {
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
         let id = i32::try_from(self.child.id()).map_err(io::Error::other)?;
         kill(Pid::from_raw(id), signal).map_err(io::Error::from)
     }

@@ -146,9 +146,11 @@ impl Correction {
         if faded.abs() < NOISE { 0.0 } else { faded }
     }
 
-    /// The same as the kernel takes it, with what is no more than noise beyond the pool's `mean` left out.
+    /// The same as the kernel takes it, with what is no more than noise beyond the pool's `mean` left out; not even the
+    /// mean is said of a server that is not heard.
     pub(super) fn output(&self, now: Duration, mean: f64) -> i32 {
-        let flows = mean + beyond(self.flows(now) - mean, BAND * self.variance.sqrt());
+        let flows = mean + beyond(self.filtered - mean, BAND * self.variance.sqrt());
+        let flows = flows * self.heard.trust(now);
         let flows = if flows.abs() < NOISE { 0.0 } else { flows };
         (flows * f64::from(FLOW)).round() as i32
     }

@@ -4,6 +4,7 @@
 //! clock; [`server`] speaks HTTP. Nothing here knows about the balancer.
 
 pub mod driver;
+pub mod exposition;
 pub mod metrics;
 mod openai;
 pub mod script;

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Stdio},
     time::{Duration, Instant},
 };
@@ -23,18 +23,19 @@ use nix::{
 
 use crate::support::{Mode, PORT, Plan, Server, curl, quick, server_address};
 
-const AGENT_PORT: u16 = 9900;
+pub const AGENT_PORT: u16 = 9900;
 
 /// `guidevane agent` on a server's host; killed when dropped.
-struct Agent(Child);
+pub struct Agent(Child);
 
 impl Agent {
-    fn start(bed: &Topology, number: usize, vip: IpAddr, room: &Path) -> Self {
-        let address = server_address(bed, number, vip);
+    /// For the server's metrics at a port; `around` is the program that starts it and its arguments, if any.
+    pub fn start(bed: &Topology, number: usize, metrics: u16, room: &Path, around: &[&str]) -> Self {
+        let address = server_address(bed, number, bed.vip.v4.into());
         let name = format!("v4-{number}");
         let subject = Subject::Agent { hosts: vec![address.to_string()], backends: vec![name.clone()] };
         let Enrolled { ca, made, .. } = enroll(room, &subject, 1, true).expect("enrol the agent");
-        let (listen, metrics) = (SocketAddr::new(address, AGENT_PORT), SocketAddr::new(address, PORT));
+        let (listen, metrics) = (SocketAddr::new(address, AGENT_PORT), SocketAddr::new(address, metrics));
         let text = format!(
             "[agent]\nlisten = \"{listen}\"\nca = {ca:?}\ncert = {:?}\nkey = {:?}\n[scrape]\ninterval = \"50ms\"\n\
              [[backend]]\nname = \"{name}\"\nmetrics = \"http://{metrics}/metrics\"\n",
@@ -43,12 +44,13 @@ impl Agent {
         let file = room.join(format!("agent-{number}.toml"));
         fs::write(&file, text).expect("write the agent's configuration");
         let log = File::create(room.join(format!("agent-{number}.log"))).expect("create its log");
-        let mut command = bed.servers[number].namespace.command(binary());
-        command.args(["agent", "--config"]).arg(file).stdout(Stdio::null()).stderr(log);
+        let words = around.iter().map(PathBuf::from).chain([binary()]).collect::<Vec<_>>();
+        let mut command = bed.servers[number].namespace.command(&words[0]);
+        command.args(&words[1..]).args(["agent", "--config"]).arg(file).stdout(Stdio::null()).stderr(log);
         Self(command.spawn().expect("start the agent"))
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.0.id() as i32), signal).expect("signal the agent");
     }
 }
@@ -58,6 +60,20 @@ impl Drop for Agent {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A configuration with the agents of some IPv4 backends.
+pub fn with_agents(bed: &Topology, toml: &str, balancer: &Enrolled, numbers: &[usize]) -> String {
+    let Enrolled { ca, made, .. } = balancer;
+    let agents = format!(
+        "[agents]\nca = {ca:?}\ncert = {:?}\nkey = {:?}\ninterval = \"5ms\"\n[health]",
+        made.cert, made.key
+    );
+    numbers.iter().fold(toml.replace("[health]", &agents), |text, number| {
+        let address = server_address(bed, *number, bed.vip.v4.into());
+        let name = format!("name = \"v4-{number}\"");
+        text.replace(&name, &format!("{name}\nagent = \"https://{address}:{AGENT_PORT}\""))
+    })
 }
 
 /// Ages of the reports of all backends, in seconds.
@@ -80,20 +96,9 @@ fn agents_that_die_or_stall_cost_no_connection_and_are_heard_again() {
     let mut plan = Plan::new(&bed, Mode::L2);
     let vip = IpAddr::V4(bed.vip.v4);
     (plan.vips, plan.metrics) = (vec![vip], false);
-    let Enrolled { ca, made, .. } = balancer;
-    let mut text = plan.toml().replace(
-        "[health]",
-        &format!(
-            "[agents]\nca = {ca:?}\ncert = {:?}\nkey = {:?}\ninterval = \"5ms\"\n[health]",
-            made.cert, made.key
-        ),
-    );
-    for number in 0..2 {
-        let address = server_address(&bed, number, vip);
-        let name = format!("name = \"v4-{number}\"");
-        text = text.replace(&name, &format!("{name}\nagent = \"https://{address}:{AGENT_PORT}\""));
-    }
-    let mut agents: Vec<Agent> = (0..2).map(|number| Agent::start(&bed, number, vip, room.path())).collect();
+    let text = with_agents(&bed, &plan.toml(), &balancer, &[0, 1]);
+    let mut agents: Vec<Agent> =
+        (0..2).map(|number| Agent::start(&bed, number, PORT, room.path(), &[])).collect();
     let mut daemon = Daemon::start(&bed.balancer.namespace, &text);
     daemon.wait_until_up();
     daemon.wait_for("fresh reports of both", fresh);
@@ -115,7 +120,7 @@ fn agents_that_die_or_stall_cost_no_connection_and_are_heard_again() {
     }
 
     agents[1].signal(Signal::SIGCONT);
-    agents[0] = Agent::start(&bed, 0, vip, room.path());
+    agents[0] = Agent::start(&bed, 0, PORT, room.path(), &[]);
     daemon.wait_for("fresh reports of both", fresh);
     assert!(curl(&bed, vip, 4).contains("[DONE]"), "a request with agents");
 }

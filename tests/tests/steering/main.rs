@@ -11,6 +11,7 @@ mod llama;
 mod recording;
 mod refusals;
 mod reloads;
+mod sources;
 mod streaming;
 mod support;
 mod trace;
