@@ -2,6 +2,10 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -27,21 +31,17 @@ const RATE: f64 = 600.0;
 const ANSWER: Duration = Duration::from_millis(100);
 const ANSWER_BYTES: usize = 4000;
 
-/// Until everything is as it stays, and how long shares are looked at.
+/// How long all is well, and how long shares are looked at after that.
 const SETTLE: Duration = Duration::from_secs(3);
-const LOOK: Duration = Duration::from_secs(8);
+const LOOK: Duration = Duration::from_secs(11);
 
 /// A second, and how often one begins.
 const WINDOW: usize = 10;
 const STEP: Duration = Duration::from_millis(100);
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Habit {
-    Answers,
-    Fails,
-}
-
-fn serve(bed: &Topology, number: usize, habit: Habit) -> Background<()> {
+/// Answers until it is told to fail.
+fn serve(bed: &Topology, number: usize, fails: &Arc<AtomicBool>) -> Background<()> {
+    let fails = Arc::clone(fails);
     bed.servers[number].namespace.spawn_runtime(move || async move {
         let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).expect("listen");
         listener.set_nonblocking(true).expect("a socket of this test");
@@ -51,19 +51,20 @@ fn serve(bed: &Topology, number: usize, habit: Habit) -> Background<()> {
             let Ok((socket, _)) = listener.accept().await else { continue };
             let wait = ANSWER.mul_f64(-(1.0 - random.random::<f64>()).ln());
             // A probe that goes away at once has no answer to take.
-            tokio::spawn(async move { answer(socket, habit, wait).await.ok() });
+            let fails = fails.load(Ordering::Relaxed);
+            tokio::spawn(async move { answer(socket, fails, wait).await.ok() });
         }
     })
 }
 
-async fn answer(mut socket: TcpStream, habit: Habit, wait: Duration) -> std::io::Result<()> {
+async fn answer(mut socket: TcpStream, fails: bool, wait: Duration) -> std::io::Result<()> {
     let mut request = [0; 1024];
     if socket.read(&mut request).await? == 0 {
         return Ok(());
     }
-    let (status, bytes, wait) = match habit {
-        Habit::Answers => ("200 OK", ANSWER_BYTES, wait),
-        Habit::Fails => ("500 Internal Server Error", 400, Duration::from_millis(1)),
+    let (status, bytes, wait) = match fails {
+        false => ("200 OK", ANSWER_BYTES, wait),
+        true => ("500 Internal Server Error", 400, Duration::from_millis(1)),
     };
     tokio::time::sleep(wait).await;
     let head = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {bytes}\r\n\r\n");
@@ -111,12 +112,10 @@ fn share(id: u16, from: &[u64; SERVERS], to: &[u64; SERVERS]) -> f64 {
 #[ignore = "needs root: network namespaces and XDP"]
 fn a_server_that_fails_at_once_or_refuses_gets_no_more_than_its_share() {
     let bed = Topology::one_arm(SERVERS).expect("make the test bed");
-    let mut servers: Vec<Option<Background<()>>> = (0..SERVERS)
-        .map(|number| {
-            let fails = number == usize::from(FAILING);
-            Some(serve(&bed, number, if fails { Habit::Fails } else { Habit::Answers }))
-        })
-        .collect();
+    let (fail, sound) = (Arc::new(AtomicBool::new(false)), Arc::default());
+    let habit = |number| if number == usize::from(FAILING) { &fail } else { &sound };
+    let mut servers: Vec<Option<Background<()>>> =
+        (0..SERVERS).map(|number| Some(serve(&bed, number, habit(number)))).collect();
     let pin = bed.bpffs.path().join("guidevane");
     let mut plan = Plan::new(&bed, Mode::L2);
     (plan.vips, plan.metrics) = (vec![IpAddr::V4(bed.vip.v4)], false);
@@ -128,22 +127,30 @@ fn a_server_that_fails_at_once_or_refuses_gets_no_more_than_its_share() {
     let mut daemon = Daemon::start(&bed.balancer.namespace, &configuration);
     daemon.wait_until_up();
     let loads = Loads::pinned(&pin).expect("the daemon's maps");
-    servers[usize::from(REFUSING)] = None;
     let _clients = connect(&bed);
     std::thread::sleep(SETTLE);
+    fail.store(true, Ordering::Relaxed);
+    servers[usize::from(REFUSING)] = None;
 
     let counts = counts(&loads);
+    let (outset, counts) = counts.split_at(WINDOW);
     let (first, last) = (counts.first().expect("a count"), counts.last().expect("a count"));
     for (what, id) in [("failing", FAILING), ("refusing", REFUSING)] {
-        let all = share(id, first, last);
+        let (all, outset) = (share(id, first, last), share(id, &outset[0], first));
         let mut seconds: Vec<f64> =
             counts.windows(WINDOW + 1).map(|window| share(id, &window[0], &window[WINDOW])).collect();
         seconds.sort_unstable_by(f64::total_cmp);
         let (middle, most) = (seconds[seconds.len() / 2], seconds[seconds.len() - 1]);
         println!(
-            "{what}: {all:.2} of its fair share, {middle:.2} in the middle second, {most:.2} in the most"
+            "{what}: {outset:.2} of its fair share in the first second, then {all:.2}, {middle:.2} in the middle \
+             second and {most:.2} in the most"
         );
-        assert!(all <= 1.2 && middle <= 1.2, "{what}: {all:.2}, {middle:.2} in the middle second");
+        // The machine is others' too: one second in ten may be.
+        let nearly_most = seconds[seconds.len() * 9 / 10];
+        assert!(
+            all <= 1.2 && nearly_most <= 1.2,
+            "{what}: {all:.2}, {nearly_most:.2} in nine seconds of ten"
+        );
         assert!(last[usize::from(id)] > first[usize::from(id)], "{what}: it got nothing");
     }
     let opened: Vec<u64> = first.iter().zip(last).map(|(first, last)| last - first).collect();
