@@ -10,14 +10,14 @@ use super::{
     testing::{input, reported},
 };
 
-const TICK: Duration = Duration::from_millis(5);
+const TICK: Duration = Duration::from_millis(10);
 const REPORTS: Duration = Duration::from_millis(250);
 const READINGS: Duration = Duration::from_secs(1);
 
 /// The source is well until the first, and again from the second on.
 const FAILS: Duration = Duration::from_secs(30);
 const RETURNS: Duration = Duration::from_secs(37);
-const END: Duration = Duration::from_secs(70);
+const END: Duration = Duration::from_secs(60);
 
 /// What costs may need to forget what a source has said.
 const FORGOTTEN: Duration = Duration::from_secs(2);

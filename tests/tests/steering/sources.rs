@@ -117,10 +117,12 @@ impl Scene<'_> {
     }
 }
 
+type Judge = fn(&Explanation) -> bool;
+
 struct Trial {
     what: &'static str,
-    claimed: fn(&Explanation) -> bool,
-    forgotten: fn(&Explanation) -> bool,
+    claimed: Judge,
+    forgotten: Judge,
 }
 
 /// The cost is what the kernel's own signals make it, but for the factor of a full cache. What is written may be more:
@@ -167,7 +169,7 @@ fn is_throttled(known: &Explanation) -> bool {
 }
 
 fn break_metrics(scene: &Scene<'_>, metrics: &Exposition) {
-    let cases: [(_, _, fn(&Explanation) -> bool); 6] = [
+    let cases: [(_, _, Judge); 6] = [
         ("metrics refused", Manner::Refuses, is_static),
         ("metrics stalled", Manner::Stalls, is_static),
         ("metrics of junk", Manner::Junk, is_static),
