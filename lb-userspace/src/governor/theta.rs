@@ -23,6 +23,9 @@ const BLOCK: Duration = Duration::from_millis(450);
 const LEAST_SECONDS: f64 = 1.0;
 const LONGEST_BLOCK: Duration = Duration::from_secs(5);
 
+/// Tokens a second for each request that no server gives, not even one that counts those of a request at its end.
+const ABSURD_RATE: f64 = 1e9;
+
 /// The kernel notes bytes once a tick of its age clock, about a second. All backends close their blocks at the
 /// same multiples of this, so that the same ticks fall into each.
 const BYTES_BLOCK: Duration = Duration::from_secs(2);
@@ -206,7 +209,7 @@ pub(super) struct Theta {
 enum Counter {
     #[default]
     Sound,
-    /// It went back: a restart, or a lie. The next difference says no more than this one.
+    /// It went back or leapt: a restart, or a lie. The next difference says no more than this one.
     Broken,
     /// It goes on, and nothing was measured by it yet.
     Unproven,
@@ -274,9 +277,12 @@ impl Theta {
             _ => counted,
         };
         let units = tokens - before.tokens;
+        let batch = (running + before.running) / 2.0;
+        let seconds = batch * elapsed.as_secs_f64();
+        let leaps = batch > 0.0 && units > seconds * ABSURD_RATE;
         let before_it = self.counter;
         self.counter = match before_it {
-            _ if units < 0.0 || prompts < 0.0 => Counter::Broken,
+            _ if leaps || units < 0.0 || prompts < 0.0 => Counter::Broken,
             Counter::Broken => Counter::Unproven,
             known => known,
         };
@@ -290,8 +296,6 @@ impl Theta {
             self.tokens.block = Stretch::default();
             return false;
         }
-        let batch = (running + before.running) / 2.0;
-        let seconds = batch * elapsed.as_secs_f64();
         let part = Stretch { work: [units / batch, units, prompts], seconds, elapsed };
         let due = self.tokens.block.elapsed + elapsed >= BLOCK;
         let sampled = self.tokens.add(now, part, due, &mut curves.tokens, curves.nominal[0]);

@@ -42,7 +42,7 @@ pub enum Manner {
     Junk,
     /// With NaN for every number.
     NotANumber,
-    /// With counters that go back.
+    /// With counters that leap ahead once and then go back.
     CountsBack,
     /// With a queue of a thousand million.
     Boasts,

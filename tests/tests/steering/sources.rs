@@ -174,7 +174,7 @@ fn break_metrics(scene: &Scene<'_>, metrics: &Exposition) {
         ("metrics stalled", Manner::Stalls, is_static),
         ("metrics of junk", Manner::Junk, is_static),
         ("metrics of NaN", Manner::NotANumber, is_static),
-        ("counters that go back", Manner::CountsBack, forgets_counters),
+        ("counters that leap and go back", Manner::CountsBack, forgets_counters),
         ("a queue of a thousand million", Manner::Boasts, forgets_queue),
     ];
     for (what, manner, forgotten) in cases {
