@@ -162,7 +162,48 @@ struct Worker {
     options: Options,
     begun: Instant,
     ticked: Arc<AtomicU64>,
-    wards: Vec<(Ward, Governor)>,
+    wards: Vec<Charge>,
+}
+
+/// A ward, and what the thread knows of it.
+struct Charge {
+    ward: Ward,
+    seats: Vec<Seat>,
+    governor: Governor,
+}
+
+/// A backend, and what was last heard of it, since to copy that at every tick would be most of what a tick costs.
+struct Seat {
+    subject: Subject,
+    reported: Option<Reported>,
+    hardware: Option<HardwareReading>,
+}
+
+impl Seat {
+    /// With what was heard before there was a seat.
+    fn new(mut subject: Subject, begun: Instant) -> Self {
+        let reported =
+            subject.scrape.as_mut().and_then(|scrape| reported(&scrape.borrow_and_update(), begun));
+        let hardware = subject
+            .hardware
+            .as_mut()
+            .and_then(|hardware| hardware.borrow_and_update().as_ref().map(|last| hardware_of(last, begun)));
+        Self { subject, reported, hardware }
+    }
+
+    /// Takes in what is new. What nobody speaks for any more stays, and ages.
+    fn hear(&mut self, begun: Instant) {
+        if let Some(scrape) = &mut self.subject.scrape
+            && scrape.has_changed().unwrap_or(false)
+        {
+            self.reported = reported(&scrape.borrow_and_update(), begun);
+        }
+        if let Some(hardware) = &mut self.subject.hardware
+            && hardware.has_changed().unwrap_or(false)
+        {
+            self.hardware = hardware.borrow_and_update().as_ref().map(|last| hardware_of(last, begun));
+        }
+    }
 }
 
 impl Worker {
@@ -188,9 +229,9 @@ impl Worker {
     fn adopt(&mut self, plan: &[Ward]) {
         let mut old = std::mem::take(&mut self.wards);
         for ward in plan {
-            let known = old.iter().position(|(known, _)| known.vip == ward.vip).map(|at| old.swap_remove(at));
+            let known = old.iter().position(|known| known.ward.vip == ward.vip).map(|at| old.swap_remove(at));
             let mut governor = match known {
-                Some((before, mut governor)) => {
+                Some(Charge { ward: before, mut governor, .. }) => {
                     let positions: Vec<Option<usize>> = ward
                         .backends
                         .iter()
@@ -202,21 +243,22 @@ impl Worker {
                 None => Governor::new(self.options),
             };
             governor.set_mode(ward.mode);
-            self.wards.push((ward.clone(), governor));
+            let seats = ward.backends.iter().cloned().map(|subject| Seat::new(subject, self.begun)).collect();
+            self.wards.push(Charge { ward: ward.clone(), seats, governor });
         }
         self.header = Arc::new(Header::new(plan.iter().map(|ward| ward.described.clone()).collect()));
     }
 
     fn answer(&self) {
         for Question { vip, backend, answer } in lock(&self.questions).drain(..) {
-            let ward = self.wards.iter().find(|(ward, _)| ward.vip == vip);
-            let explained = ward.and_then(|(ward, governor)| {
-                let position = ward.backends.iter().position(|subject| subject.id == backend)?;
-                governor.explain(position)
+            let charge = self.wards.iter().find(|charge| charge.ward.vip == vip);
+            let explained = charge.and_then(|charge| {
+                let position = charge.seats.iter().position(|seat| seat.subject.id == backend)?;
+                charge.governor.explain(position)
             });
             if let Some(explained) = explained {
                 // Whoever asked may have gone.
-                let _ = answer.send(*explained);
+                let _ = answer.send(explained);
             }
         }
     }
@@ -224,12 +266,15 @@ impl Worker {
     fn tick(&mut self, inputs: &mut Vec<Input>, outputs: &mut Vec<Output>) {
         let now = self.begun.elapsed();
         let mut recorded = self.recorders.are_due(now).then(Vec::new);
-        for (ward, governor) in &mut self.wards {
+        for Charge { ward, seats, governor } in &mut self.wards {
             inputs.clear();
-            inputs.extend(ward.backends.iter().map(|backend| read(&self.maps, self.begun, backend)));
+            inputs.extend(seats.iter_mut().map(|seat| {
+                seat.hear(self.begun);
+                read(&self.maps, seat)
+            }));
             governor.tick(now, inputs, outputs);
-            for (backend, output) in ward.backends.iter().zip(outputs.iter()) {
-                write(&self.maps, backend.id, output);
+            for (seat, output) in seats.iter().zip(outputs.iter()) {
+                write(&self.maps, seat.subject.id, output);
             }
             let total = Total {
                 opening_cap: governor.opening_cap(),
@@ -253,8 +298,9 @@ impl Worker {
     }
 }
 
-fn read(maps: &Maps, begun: Instant, backend: &Subject) -> Input {
-    let id = usize::from(backend.id);
+fn read(maps: &Maps, seat: &Seat) -> Input {
+    let Seat { subject, reported, hardware } = seat;
+    let id = usize::from(subject.id);
     let load = maps.loads.read(id);
     let progress = |offset| maps.progress.word(id, offset).load(Ordering::Relaxed);
     Input {
@@ -264,27 +310,24 @@ fn read(maps: &Maps, begun: Instant, backend: &Subject) -> Input {
         progressed: load.progressed,
         progress_count: progress(offset_of!(Histogram, count)),
         progress_sum_ns: progress(offset_of!(Histogram, sum_ns)),
-        weight: backend.weight,
-        configured_limit: backend.limit,
-        usable: backend.usable,
-        reported: backend.scrape.as_ref().and_then(|scrape| reported(scrape, begun)),
-        hardware: backend.hardware.as_ref().and_then(|hardware| hardware_of(hardware, begun)),
+        weight: subject.weight,
+        configured_limit: subject.limit,
+        usable: subject.usable,
+        reported: *reported,
+        hardware: *hardware,
     }
 }
 
-fn hardware_of(hardware: &watch::Receiver<Option<Hardware>>, begun: Instant) -> Option<HardwareReading> {
-    let hardware = hardware.borrow();
-    let last = hardware.as_ref()?;
-    Some(HardwareReading {
+fn hardware_of(last: &Hardware, begun: Instant) -> HardwareReading {
+    HardwareReading {
         speed: last.speed,
         foreign: last.foreign,
         taken_start: last.taken_start.saturating_duration_since(begun),
         taken_end: last.taken_end.saturating_duration_since(begun),
-    })
+    }
 }
 
-fn reported(scrape: &watch::Receiver<Scrape>, begun: Instant) -> Option<Reported> {
-    let scrape = scrape.borrow();
+fn reported(scrape: &Scrape, begun: Instant) -> Option<Reported> {
     let last = scrape.newest()?;
     Some(Reported {
         running: last.running,

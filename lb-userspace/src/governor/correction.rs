@@ -47,31 +47,46 @@ struct Bucket {
     high: u32,
 }
 
-/// Our own flows in the recent past: the range they took in each bucket of time.
+/// Our own flows in the recent past: the range they took in each bucket of time. The last one is at hand for every
+/// tick, and the others are looked at when a report comes.
 #[derive(Clone, Debug, Default)]
-struct Ring(VecDeque<Bucket>);
+struct Ring {
+    past: VecDeque<Bucket>,
+    last: Option<Bucket>,
+}
 
 impl Ring {
     fn note(&mut self, now: Duration, low: u32, high: u32) {
-        match self.0.back_mut() {
+        match &mut self.last {
             Some(bucket) if now < bucket.start + BUCKET => {
                 bucket.low = bucket.low.min(low);
                 bucket.high = bucket.high.max(high);
             }
-            _ => {
-                if self.0.len() == BUCKETS {
-                    self.0.pop_front();
+            last => {
+                if let Some(bucket) = last.replace(Bucket { start: now, low, high }) {
+                    if self.past.len() == BUCKETS {
+                        self.past.pop_front();
+                    }
+                    self.past.push_back(bucket);
                 }
-                self.0.push_back(Bucket { start: now, low, high });
             }
         }
     }
 
     /// The range between two moments; none when the ring does not reach back to the first.
     fn range(&self, from: Duration, to: Duration) -> Option<(u32, u32)> {
-        let first = self.0.partition_point(|bucket| bucket.start <= from).checked_sub(1)?;
-        let within = self.0.iter().skip(first).take_while(|bucket| bucket.start <= to);
-        within.map(|bucket| (bucket.low, bucket.high)).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+        let count = self.past.partition_point(|bucket| bucket.start <= from);
+        let last = self.last.filter(|bucket| bucket.start <= to);
+        let first = match count.checked_sub(1) {
+            _ if last.is_some_and(|bucket| bucket.start <= from) => self.past.len(),
+            Some(first) => first,
+            None => return None,
+        };
+        let within = self.past.iter().skip(first).take_while(|bucket| bucket.start <= to);
+        within
+            .chain(&last)
+            .map(|bucket| (bucket.low, bucket.high))
+            .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
     }
 }
 

@@ -113,6 +113,9 @@ struct Backend {
     /// Recent first progress: its count and its seconds.
     progress: (f64, f64),
     written: Option<Output>,
+    /// The logarithm of the hardware's factor.
+    hardware_log: f64,
+    /// How the output came about, without the terms that only whoever asks needs.
     explained: Explained,
 }
 
@@ -236,8 +239,9 @@ impl Governor {
     }
 
     /// How the last tick's output at a position came about; none beyond the last.
-    pub fn explain(&self, position: usize) -> Option<&Explained> {
-        self.backends.get(position).map(|backend| &backend.explained)
+    pub fn explain(&self, position: usize) -> Option<Explained> {
+        let now = self.now.unwrap_or_default();
+        self.backends.get(position).map(|backend| backend.explain(now))
     }
 
     /// How many half-open flows of a backend count as load at most; `u32::MAX` unless SYNs flood the VIP.
@@ -367,16 +371,15 @@ impl Backend {
             Mode::Freeze => self.written.unwrap_or(unmoved),
         };
         self.written = Some(written);
+        self.hardware_log = hardware;
         self.explained = Explained {
-            theta: self.theta.explain(now, measured),
-            correction: self.correction.explain(now),
+            theta: ThetaTerm { applied: measured, ..ThetaTerm::default() },
             limit,
             fail_fast: FailFastTerm {
                 part: self.fail_fast.part(),
                 flows: ended,
                 lifetime: shared.pool.lifetime(),
             },
-            hardware: self.hardware.explain(hardware),
             saturation,
             slow_start,
             target,
@@ -384,11 +387,21 @@ impl Backend {
             damping,
             kernel_factor: 1.0,
             bounded: false,
-            first_progress: self.first_progress(),
             proposed,
             written,
+            ..self.explained
         };
         written
+    }
+
+    fn explain(&self, now: Duration) -> Explained {
+        Explained {
+            theta: self.theta.explain(now, self.explained.theta.applied),
+            correction: self.correction.explain(now),
+            hardware: self.hardware.explain(self.hardware_log),
+            first_progress: self.first_progress(),
+            ..self.explained
+        }
     }
 }
 

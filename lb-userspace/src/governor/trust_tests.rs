@@ -180,7 +180,7 @@ fn run(case: &Case) -> [Steering; 2] {
             next_report += REPORTS;
         }
         governor.tick(now, &inputs, &mut real.outputs);
-        kernel.outputs = (0..count).map(|position| by_kernel(governor.explain(position).unwrap())).collect();
+        kernel.outputs = (0..count).map(|position| by_kernel(&governor.explain(position).unwrap())).collect();
         due += arrivals * traffic.random_range(0.0..2.0);
         while due >= 1.0 {
             due -= 1.0;

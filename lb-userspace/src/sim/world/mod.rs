@@ -455,7 +455,7 @@ impl<'a> World<'a> {
                 watch(self.now, balancer.sample());
             }
             for (server, explained) in self.explained.iter_mut().enumerate() {
-                *explained = *balancer.governor.explain(server).expect("the governor knows every server");
+                *explained = balancer.governor.explain(server).expect("the governor knows every server");
             }
         }
         self.after(TICK, What::Tick(number));
