@@ -39,6 +39,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -75,6 +76,9 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// When it cannot start; what ran before then runs on untouched.
 pub fn run(config: Config, file: &Path) -> anyhow::Result<()> {
     crate::log::start();
+    if let Err(error) = raise_file_limit() {
+        tracing::warn!("the limit of open files stays: {error}");
+    }
     /// Netlink, probes and scrapes are all waiting; the threads that work are the governor's and the sweep's.
     const WORKERS: usize = 2;
     tokio::runtime::Builder::new_multi_thread()
@@ -345,6 +349,17 @@ impl Daemon {
         let opened = core.backends().map(|(id, _)| (id, maps.loads.read(usize::from(id)).opened)).collect();
         core.shares.note(opened);
     }
+}
+
+/// Has this process open as many files as it may: every backend takes two for its probes and scrapes, and the usual
+/// limit is 1,024.
+///
+/// # Errors
+///
+/// The system's.
+pub fn raise_file_limit() -> std::io::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
 }
 
 /// How long one tick of the age clock lasts.
