@@ -1,7 +1,7 @@
 //! The benchmarks, as far as they can be right or wrong on a busy machine. Of the packet path: its programs load, and
 //! in every case packets take the way that its name says; what they take in nanoseconds is nobody's promise here. Of
 //! the flow table, in small: no live flow is pushed out, no stream breaks, and every gauge stays exact. Of the daemon: all
-//! that is waited for comes.
+//! that is waited for comes, and its threads are found at work.
 
 use std::{
     env, fs,
@@ -85,6 +85,29 @@ fn new_connections_are_steered_by_a_fault_a_slow_clock_and_a_drain_at_once() {
         let times = &report[what];
         assert_eq!(times["rounds"], 3, "{what}: {report}");
         assert!(times["max"].as_f64().is_some_and(|max| max > 0.0 && max < CEILING_MS), "{what}: {report}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: network namespaces and XDP"]
+fn what_a_tick_the_daemon_and_a_scraped_server_cost_is_told_by_thread() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let json = folder.path().join("tick.json");
+    let measured = run(Command::new(env!("CARGO_BIN_EXE_bench-tick"))
+        .args(["--backends", "8", "--time", "2s", "--any-cost", "--json"])
+        .arg(&json));
+    let (out, error) = (text(&measured.stdout), text(&measured.stderr));
+    assert!(measured.status.success(), "{error}\n{out}");
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(json).expect("a report")).expect("JSON");
+    let daemon = &report["daemon"][0];
+    assert_eq!((&daemon["backends"], &daemon["whole_expositions"]), (&8.into(), &true.into()), "{report}");
+    for figure in ["ticks", "single_ticks", "tick_microseconds", "tick_p99_microseconds", "daemon"] {
+        assert!(daemon[figure].as_f64().is_some_and(|figure| figure > 0.0), "{figure}: {report}");
+    }
+    for thread in ["governor", "tokio-rt-worker"] {
+        let threads = daemon["threads"].as_array().expect("threads");
+        let part = threads.iter().find(|one| one[0] == thread).and_then(|one| one[1].as_f64());
+        assert!(part.is_some_and(|part| part > 0.0), "{thread}: {report}");
     }
 }
 

@@ -4,8 +4,6 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
-    process::{Child, Stdio},
     time::Duration,
 };
 
@@ -13,6 +11,7 @@ use guidevane::api::Backend;
 use guidevane_tests::{
     bed::{Background, Topology},
     daemon::Daemon,
+    llama::{self, Llama},
     load::{Direct, Live, LoadOptions, Report, Traffic, run, trace::Arrival, traffic::poisson_gaps},
 };
 
@@ -37,40 +36,6 @@ const RATIO: f64 = 3.0;
 /// How far the kernel and the client, who also waits for its connection, may be apart in the time to first token.
 const TOLERANCE: f64 = 0.1;
 
-/// The folder of the server and its models, if it is installed.
-fn installed() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.join("target/peers/llama.cpp");
-    folder.join("slow.gguf").is_file().then_some(folder)
-}
-
-/// A server in a process of its own.
-struct Llama(Child);
-
-impl Llama {
-    fn start(bed: &Topology, number: usize, folder: &Path, model: &str) -> Self {
-        let programs = folder.join("bin");
-        let mut command = bed.servers[number].namespace.command(programs.join("llama-server"));
-        command.env("LD_LIBRARY_PATH", &programs);
-        command.arg("--model").arg(folder.join(model)).args([
-            "--host",
-            "0.0.0.0",
-            "--port",
-            &PORT.to_string(),
-        ]);
-        command.args(["--threads", "1", "--threads-batch", "1", "--parallel", "4", "--ctx-size", "8192"]);
-        command.args(["--gpu-layers", "0", "--cache-ram", "0", "--metrics", "--no-webui", "--log-disable"]);
-        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start llama-server"))
-    }
-}
-
-impl Drop for Llama {
-    fn drop(&mut self) {
-        // Already ended is as good.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn load(bed: &Topology) -> Background<Report> {
     let url = format!("http://{}", SocketAddr::new(bed.vip.v4.into(), PORT));
     let mut at = Duration::ZERO;
@@ -89,13 +54,14 @@ fn load(bed: &Topology) -> Background<Report> {
 #[test]
 #[ignore = "needs root: network namespaces and XDP"]
 fn real_servers_get_requests_by_their_speed() {
-    let Some(folder) = installed() else {
+    let Some(folder) = llama::installed() else {
         println!("skipped: there is no llama.cpp server; `cargo xtask setup --peers` installs it");
         return;
     };
     let bed = Topology::one_arm(2).expect("make the test bed");
-    let _servers =
-        [Llama::start(&bed, FAST, &folder, "fast.gguf"), Llama::start(&bed, SLOW, &folder, "slow.gguf")];
+    let _servers = [(FAST, llama::FAST), (SLOW, llama::SLOW)].map(|(number, model)| {
+        Llama::start(&bed.servers[number].namespace, &folder, model, PORT).expect("start llama-server")
+    });
     let plan = Plan { vips: vec![IpAddr::V4(bed.vip.v4)], ..Plan::new(&bed, Mode::L2) };
     let mut daemon = Daemon::start(&bed.balancer.namespace, &plan.toml());
     daemon.wait_for("a report of each server", |snapshot| {
