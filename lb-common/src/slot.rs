@@ -7,6 +7,8 @@
 //! | 16..13 | state; from `awaiting` on, plus the size of what is awaited |
 //! | 12..0 | age: when the flow was last heard of, in ticks of the age clock, modulo 2^13 |
 //!
+//! Of a table of 16 million slots, a new flow is taken for another's once in two billion times, as 16 slots are compared.
+//!
 //! One tick is close to a second (see [`age_shift`]), so the age wraps after about two hours. The daemon's
 //! sweep frees every flow before that.
 
@@ -99,7 +101,9 @@ impl State {
 /// requests count by number; by size alone, latency is longer by a hundredth.
 const ANY_PROMPT: u32 = 4;
 
-/// The most that a flow adds to [`Gauge::Prompts`].
+/// The least that a flow that awaits an answer adds to [`Gauge::Prompts`], and the most.
+pub const PROMPTS_LEAST: u32 = ANY_PROMPT + 1;
+/// See [`PROMPTS_LEAST`].
 pub const PROMPTS_MOST: u32 = ANY_PROMPT + (1 << (SIZES - 1));
 
 /// The live gauges of a backend and of a VIP, in the order in which their line holds them.
@@ -202,12 +206,6 @@ impl Slot {
     #[inline(always)]
     pub const fn is_tagged(self, tag: u64) -> bool {
         (self.0 ^ tag) >> FINGERPRINT_SHIFT == 0
-    }
-
-    /// What is beside the fingerprint: backend, state and age, in 28 bits.
-    #[inline(always)]
-    pub const fn rest(self) -> u64 {
-        self.0 & ((1 << FINGERPRINT_SHIFT) - 1)
     }
 
     /// The backend's id.

@@ -165,11 +165,19 @@ const EARLY_MOST: u32 = (EARLY_MASK >> EARLY) * EARLY_UNIT;
 /// longer than `handshake` and [`GRACE_NS`] nobody waits for tickets.
 #[inline(always)]
 pub const fn is_early(since_request_ns: u64, handshake_ns: u64) -> bool {
-    since_request_ns <= handshake_ns.saturating_add(GRACE_NS)
+    let trip = if handshake_ns < TRIP_NS { handshake_ns } else { TRIP_NS };
+    since_request_ns <= trip + GRACE_NS
 }
+
+/// A handshake that took longer than a round trip round the world was a client that took its time.
+const TRIP_NS: u64 = 300_000_000;
 
 /// Linux holds an acknowledgement back by 40 ms at most (`TCP_DELACK_MIN`), and a busy server may need 4 ms.
 const GRACE_NS: u64 = 44_000_000;
+
+/// More than servers say before they have the whole request: a status line of HTTP is shorter than its headers, and
+/// `100 Continue` and updates of HTTP/2's windows are all there is.
+const SHORTEST_ANSWER: i32 = 64;
 
 /// From which bit on the flags hold how much was asked, in units of so many bytes: twelve bits, 256 KiB.
 const ASKED: u32 = 20;
@@ -260,6 +268,8 @@ pub fn on_segment(state: State, track: Track, segment: &Segment, skip: u32) -> V
     let progress = advance(track.baseline, segment.acknowledged);
     let mut verdict = match state {
         State::Awaiting if progress > track.skip(skip) as i32 => answered(track, segment, asks),
+        // An answer that is no longer than headers are has come and gone.
+        State::Awaiting if asks && progress > SHORTEST_ANSWER => request(track.answered(), segment),
         State::Awaiting => Verdict { state, track, event: Event::None },
         State::Opening | State::Stale if track.flags & (BOTH_WAYS | ANSWERED) == BOTH_WAYS => {
             Verdict { state, track, event: Event::None }
@@ -280,7 +290,10 @@ pub fn on_segment(state: State, track: Track, segment: &Segment, skip: u32) -> V
             verdict.track.flags |= TLS | TICKETS;
         }
         if matches!(verdict.state, State::Awaiting) {
-            verdict.track = verdict.track.ask(segment.payload);
+            // What came before is not asked twice; where the start was missed, all of it is new.
+            let new =
+                if ahead > 0 && (ahead as u32) < segment.payload { ahead as u32 } else { segment.payload };
+            verdict.track = verdict.track.ask(new);
         }
     }
     if segment.flags.has(Flags::FIN) {

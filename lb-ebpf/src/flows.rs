@@ -353,7 +353,8 @@ impl Flow {
             track::on_segment(state, numbers, segment, skip)
         };
         if self.settle(vip, &verdict, now) {
-            if !begun {
+            let anew = matches!(state, State::Closing) && matches!(verdict.state, State::Opening);
+            if !begun || anew {
                 begin_line(packet, vip, line);
             }
             // SAFETY: as above.
@@ -387,12 +388,17 @@ impl Flow {
         } else {
             track::on_answer(state, numbers, end, skip)
         };
-        if verdict.track.flags != noted.flags {
-            // The other numbers are the client's to change.
-            // SAFETY: as above.
-            unsafe { (&raw mut (*line).track.flags).write(verdict.track.flags) };
+        let changes = verdict.state as u8 != state as u8;
+        if changes && !self.settle(vip, &verdict, age_now()) {
+            return;
         }
-        if verdict.state as u8 != state as u8 && self.settle(vip, &verdict, age_now()) {
+        let flags = verdict.track.flags.wrapping_sub(noted.flags);
+        if flags != 0 {
+            // All else, other flags too, is the client's to change, at this very moment perhaps.
+            // SAFETY: a field of a map element, aligned.
+            unsafe { fetch_add_u32(&raw mut (*line).track.flags, flags) };
+        }
+        if changes {
             self.note(state, &numbers, &verdict, line);
         }
     }

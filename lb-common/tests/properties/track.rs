@@ -120,7 +120,9 @@ proptest! {
         let verdict = on_segment(State::Awaiting, track, &segment, skip);
         let progress = segment.acknowledged.wrapping_sub(track.baseline) as i32;
         let counts = verdict.event != Event::None;
-        prop_assert_eq!(counts, progress > skip as i32 && !segment.flags.has(Flags::RST));
+        // Behind a short answer that was taken for headers comes another request.
+        let asks_anew = verdict.event == Event::Request && progress > 64 && segment.payload > 0;
+        prop_assert_eq!(counts, (progress > skip as i32 || asks_anew) && !segment.flags.has(Flags::RST));
         if !counts && !segment.flags.has(Flags::RST) {
             prop_assert_eq!((verdict.state, verdict.track.baseline), (State::Awaiting, track.baseline));
         }
@@ -409,4 +411,16 @@ fn what_is_excused_is_no_progress_and_what_comes_on_top_is() {
     }
     assert_eq!(verdict.track.excuse(SEEN + 1100), verdict.track, "so much is an answer");
     assert!(is_early(45_000_000, 2_000_000) && !is_early(47_000_000, 2_000_000));
+}
+
+#[test]
+fn a_short_answer_that_was_taken_for_headers_has_come_when_the_next_request_does() {
+    let ask = |sequence, acknowledged| data(sequence, 100, SEEN + acknowledged);
+    let (events, verdict) =
+        follow(State::Idle, TRACK, &[ask(NEXT, 0), ack(SEEN + 150), ask(NEXT + 100, 150)]);
+    assert_eq!((events, verdict.state), (vec![Event::Request, Event::Request], State::Awaiting));
+    assert_eq!(verdict.track.size(), 0, "the next one has its own size");
+    // Nothing but `100 Continue` so far: the rest of one request.
+    let (events, _) = follow(State::Idle, TRACK, &[ask(NEXT, 0), ack(SEEN + 25), ask(NEXT + 100, 25)]);
+    assert_eq!(events, vec![Event::Request]);
 }

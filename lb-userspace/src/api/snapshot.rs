@@ -188,7 +188,7 @@ pub struct Backend {
     pub bytes: u64,
     /// Mean time from a request to its first progress, exact; `None` before the first.
     pub ttft_mean_seconds: Option<f64>,
-    /// Median of the same, within a factor of 1.4: the kernel counts by powers of two.
+    /// Median of the same, to a tenth: the kernel has four buckets for each doubling.
     pub ttft_p50_seconds: Option<f64>,
     /// 99th percentile of the same, as exact.
     pub ttft_p99_seconds: Option<f64>,

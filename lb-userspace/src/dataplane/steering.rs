@@ -16,6 +16,7 @@ use lb_common::{
     layout::{Control, MAX_VIPS, Meta, Mode, TABLE_LINE, Total, VIP_IDS, Vip, server_endpoint},
     maglev::Member,
     pick::{FLOW, PROMPT},
+    slot::PROMPTS_LEAST,
 };
 
 use super::{
@@ -272,8 +273,12 @@ impl Steering {
             Some((handle, old)) if old == *row => return handle,
             Some((handle, _)) => Handle::new(row.id, (handle.0 & 1) ^ 1),
             None => {
-                let total =
-                    Total { opening_cap: OPENING_CAP, duty: FLOW, prompt: PROMPT, ..Total::default() };
+                let total = Total {
+                    opening_cap: OPENING_CAP,
+                    duty: FLOW,
+                    prompt: PROMPT / PROMPTS_LEAST,
+                    ..Total::default()
+                };
                 self.maps.totals.write(usize::from(row.id), &total);
                 // The return path reads a VIP's identity from either row.
                 self.maps.vips.write(Handle::new(row.id, 1).element() as usize, row);

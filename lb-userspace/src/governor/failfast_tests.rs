@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use lb_common::{
     pick::{self, Context, Policy, Rule},
-    slot::Gauge,
+    slot::{Gauge, PROMPTS_LEAST},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
@@ -109,7 +109,8 @@ impl Pool {
                 self.leave(server, from);
                 if let Some(to) = to {
                     self.view.gauges[server][to as usize] += 1;
-                    self.view.gauges[server][Gauge::Prompts as usize] += u32::from(to == Gauge::Awaiting);
+                    self.view.gauges[server][Gauge::Prompts as usize] +=
+                        PROMPTS_LEAST * u32::from(to == Gauge::Awaiting);
                     self.inputs[server].requests += u64::from(to == Gauge::Awaiting);
                 }
             }
@@ -130,7 +131,8 @@ impl Pool {
 
     fn leave(&mut self, server: usize, from: Gauge) {
         self.view.gauges[server][from as usize] -= 1;
-        self.view.gauges[server][Gauge::Prompts as usize] -= u32::from(from == Gauge::Awaiting);
+        self.view.gauges[server][Gauge::Prompts as usize] -=
+            PROMPTS_LEAST * u32::from(from == Gauge::Awaiting);
     }
 
     fn open(&mut self) {

@@ -16,8 +16,9 @@ use super::terms::Input;
 /// Time constant in seconds: several hundred requests where it matters.
 const SMOOTH_SECONDS: f64 = 10.0;
 
-/// A usual request is of the largest size at most.
+/// A usual request is of the largest size at most, and of the smallest at least.
 const LEAST: u32 = PROMPT / slot::PROMPTS_MOST;
+const MOST: u32 = PROMPT / slot::PROMPTS_LEAST;
 
 /// What waits at a VIP's backends.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,10 +41,10 @@ impl Prompts {
     /// The part of a usual request that one of [`Gauge::Prompts`] is, in [`PROMPT`]ths.
     pub(super) fn part(&self) -> u32 {
         if self.prompts <= f64::MIN_POSITIVE {
-            return PROMPT;
+            return MOST;
         }
         // Saturating, and finite: both are sums of products of finite numbers.
-        ((self.flows / self.prompts * f64::from(PROMPT)).round() as u32).clamp(LEAST, PROMPT)
+        ((self.flows / self.prompts * f64::from(PROMPT)).round() as u32).clamp(LEAST, MOST)
     }
 }
 
@@ -56,7 +57,7 @@ mod tests {
         slot::{GAUGES, Gauge},
     };
 
-    use super::{Input, LEAST, Prompts};
+    use super::{Input, LEAST, MOST, Prompts};
     use crate::governor::testing::input;
 
     fn after(gauges: &[[u32; GAUGES]]) -> u32 {
@@ -69,9 +70,9 @@ mod tests {
     #[test]
     fn all_that_waits_counts_as_much_by_size_as_by_number() {
         let pools: [&[[u32; GAUGES]]; 3] = [
-            &[[0, 2, 1, 1, 2]],
+            &[[0, 2, 1, 1, 10]],
             &[[0, 2, 1, 1, 16], [0, 8, 0, 0, 64]],
-            &[[0, 3, 0, 0, 300], [0, 1, 0, 0, 2]],
+            &[[0, 3, 0, 0, 300], [0, 1, 0, 0, 5]],
         ];
         for pool in pools {
             let sum = |gauge: Gauge| pool.iter().map(|gauges| gauges[gauge as usize]).sum::<u32>();
@@ -83,9 +84,9 @@ mod tests {
 
     #[test]
     fn where_nothing_waits_or_numbers_are_odd_a_part_is_a_part() {
-        assert_eq!(after(&[[0, 0, 4, 1, 0]]), PROMPT);
-        assert_eq!(after(&[[0, 9, 0, 0, 0]]), PROMPT, "no more than one request each");
+        assert_eq!(after(&[[0, 0, 4, 1, 0]]), MOST);
+        assert_eq!(after(&[[0, 9, 0, 0, 0]]), MOST, "no request is smaller");
         assert_eq!(after(&[[0, 0, 0, 0, 900]]), LEAST);
-        assert_eq!(after(&[[u32::MAX; GAUGES]]), PROMPT);
+        assert_eq!(after(&[[u32::MAX; GAUGES]]), MOST);
     }
 }

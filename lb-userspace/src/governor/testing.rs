@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use lb_common::slot::PROMPTS_LEAST;
+
 use super::terms::{Input, Reported};
 
-/// A usable backend of nominal weight with flows by state; requests that wait are of no size to speak of.
+/// A usable backend of nominal weight with flows by state; requests that wait are of the smallest size.
 pub(super) fn input([opening, awaiting, streaming, idle]: [u32; 4]) -> Input {
     Input {
-        gauges: [opening, awaiting, streaming, idle, awaiting],
+        gauges: [opening, awaiting, streaming, idle, awaiting.wrapping_mul(PROMPTS_LEAST)],
         opened: 0,
         requests: 0,
         progressed: 0,

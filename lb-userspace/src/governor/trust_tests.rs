@@ -5,7 +5,7 @@ use std::time::Duration;
 use lb_common::{
     branchless::Hide,
     pick::{COST_ONE, Candidate, Context, FLOW, Policy, Pool, Rule, Steer, pick},
-    slot::{GAUGES, Gauge},
+    slot::{GAUGES, Gauge, PROMPTS_LEAST},
 };
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_assert, prop_oneof, proptest};
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
@@ -120,7 +120,8 @@ impl Steering {
         for flow in &self.flows {
             let state = if flow.streams > now { Gauge::Awaiting } else { Gauge::Streaming };
             self.gauges[flow.backend][state as usize] += 1;
-            self.gauges[flow.backend][Gauge::Prompts as usize] += u32::from(state == Gauge::Awaiting);
+            self.gauges[flow.backend][Gauge::Prompts as usize] +=
+                PROMPTS_LEAST * u32::from(state == Gauge::Awaiting);
         }
     }
 
@@ -129,7 +130,7 @@ impl Steering {
         let choice = pick(context, &View { gauges: &self.gauges, outputs: &self.outputs });
         let backend = usize::from(choice.expect("all can take flows").backend);
         self.gauges[backend][Gauge::Awaiting as usize] += 1;
-        self.gauges[backend][Gauge::Prompts as usize] += 1;
+        self.gauges[backend][Gauge::Prompts as usize] += PROMPTS_LEAST;
         self.flows.push(Flow {
             backend,
             streams: now + AWAITING,
