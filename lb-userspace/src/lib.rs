@@ -13,5 +13,6 @@ pub mod health;
 mod log;
 pub mod net;
 pub mod recording;
+mod service;
 pub mod signals;
 pub mod sim;

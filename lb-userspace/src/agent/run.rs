@@ -13,6 +13,7 @@ use super::server::{self, Served};
 use crate::{
     config::{AgentBackend, AgentConfig},
     gpu::{self, Gpus},
+    service,
     signals::{Board, Hardware, Key, Scrape, Scrapers},
 };
 
@@ -41,12 +42,16 @@ async fn serve(config: &AgentConfig) -> anyhow::Result<()> {
     let gpus = read_gpus(config, &board)?;
     let backends = watched(config, &board);
     let names: Vec<&str> = backends.iter().map(|served| &*served.name).collect();
-    tracing::info!("speaking for {} on {}", names.join(", "), listener.local_addr()?);
+    let speaking = format!("speaking for {} on {}", names.join(", "), listener.local_addr()?);
+    tracing::info!("{speaking}");
+    service::ready(&speaking);
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        never = service::give_signs_of_life() => match never {},
         never = server::serve(listener, tls, backends) => match never {},
     }
+    service::stopping();
     drop(gpus);
     Ok(())
 }

@@ -296,6 +296,14 @@ impl Core {
         self.governing.ticked()
     }
 
+    /// What the daemon does, in one line.
+    pub fn summary(&self) -> String {
+        let eligible = |(id, _): &(u16, &Backend)| self.dataplane.steering.backends.is_eligible(*id);
+        let (usable, all) = (self.backends().filter(eligible).count(), self.backends().count());
+        let vips = self.config.vips.len();
+        format!("steering {vips} VIP{}, {usable} of {all} backends usable", if vips == 1 { "" } else { "s" })
+    }
+
     /// Begins a recording of what the governor sees and writes.
     pub fn record(&self, every: Duration) -> Recording {
         self.governing.record(every)

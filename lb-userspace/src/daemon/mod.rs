@@ -62,6 +62,7 @@ use crate::{
         announce::{PacketSocket, VipAddresses, announce},
         neighbour::Neighbours,
     },
+    service::{self, Status, Watchdog},
     signals::{Board, Key, Scrapers},
 };
 
@@ -168,6 +169,7 @@ impl Daemon {
         let serving = tokio::spawn(server.serve(Arc::new(Commands(Arc::clone(&self.core)))));
         tracing::info!("steering {} VIPs", config.vips.len());
         let outcome = self.run().await;
+        service::stopping();
         serving.abort();
         outcome
     }
@@ -276,11 +278,17 @@ impl Daemon {
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut listen = interval(self.lock().config.health.interval.max(SILENCE));
         listen.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut watchdog, mut status) = (Watchdog::new(), Status::default());
+        service::ready(&self.lock().summary());
         loop {
             tokio::select! {
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
-                _ = hang_up.recv() => self.reload().await,
+                _ = hang_up.recv() => {
+                    service::reloading();
+                    self.reload().await;
+                    service::ready(&self.lock().summary());
+                }
                 changed = table.changed() => {
                     changed.context("the neighbour watch has ended")?;
                     let table = Arc::clone(&table.borrow_and_update());
@@ -300,7 +308,11 @@ impl Daemon {
                     changed.context("the sweep has ended")?;
                     self.swept(&mut passes);
                 }
-                _ = second.tick() => self.note_shares(),
+                _ = second.tick() => {
+                    self.note_shares();
+                    status.set(self.lock().summary());
+                }
+                () = watchdog.due() => watchdog.feed_if_moved(self.lock().ticked()),
                 _ = listen.tick() => self.doubt_the_silent(),
             }
         }

@@ -24,6 +24,7 @@ pub use prefix::Prefix;
 use crate::{
     config::XdpMode,
     net::{Netlink, addresses::Addresses, interface::lookup},
+    service,
 };
 
 /// How to attach.
@@ -96,10 +97,13 @@ async fn work(
         tell(Event::FellBack(refusal))?;
     }
     tell(Event::Ready(mode, locals))?;
+    service::ready(&format!("unpacking on {} in {mode} mode", options.interface));
     let outcome = tokio::select! {
         () = stop => Ok(()),
+        never = service::give_signs_of_life() => match never {},
         Err(error) = serve(&mut kernel, mode, &mut addresses, options, &mut tell) => Err(error),
     };
+    service::stopping();
     kernel.detach()?;
     tell(Event::Report(mode, &kernel.counts()?))?;
     outcome
