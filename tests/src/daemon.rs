@@ -56,10 +56,27 @@ impl Daemon {
     /// # Panics
     /// As [`Daemon::start`].
     pub fn start_with(namespace: &Namespace, configuration: &str, environment: &[(&str, &Path)]) -> Self {
+        Self::spawn(namespace, configuration, &[], environment)
+    }
+
+    /// Starts the daemon by another program, which is given the daemon's command line after its own.
+    ///
+    /// # Panics
+    /// As [`Daemon::start`].
+    pub fn start_under(namespace: &Namespace, configuration: &str, wrapper: &[String]) -> Self {
+        Self::spawn(namespace, configuration, wrapper, &[])
+    }
+
+    fn spawn(
+        namespace: &Namespace,
+        configuration: &str,
+        wrapper: &[String],
+        environment: &[(&str, &Path)],
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::write(folder.path().join("guidevane.toml"), configuration).expect("write the configuration");
         let log = fs::File::create(folder.path().join("log")).expect("create the log");
-        let child = Self::command(namespace, folder.path())
+        let child = Self::command(namespace, wrapper, folder.path())
             .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(log)
@@ -68,8 +85,10 @@ impl Daemon {
         Self { child, folder }
     }
 
-    fn command(namespace: &Namespace, folder: &Path) -> Command {
-        let mut command = namespace.command(binary());
+    fn command(namespace: &Namespace, wrapper: &[String], folder: &Path) -> Command {
+        let mut line = wrapper.iter().map(Into::into).chain([binary().into_os_string()]);
+        let mut command = namespace.command(line.next().expect("the binary at least"));
+        command.args(line);
         command.arg("run").arg("--config").arg(folder.join("guidevane.toml"));
         command.arg("--socket").arg(folder.join("socket"));
         command
@@ -101,6 +120,29 @@ impl Daemon {
     /// The system does not say.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("ask after the daemon")
+    }
+
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it answers or ends, and tells which.
+    ///
+    /// # Panics
+    /// It does neither.
+    pub fn comes_up(&mut self) -> bool {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            if self.ended().is_some() {
+                return false;
+            }
+            if self.status().is_some() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the daemon neither answers nor ends in {PATIENCE:?}:\n{}", self.log());
     }
 
     /// Waits until the state is as wanted, and gives it.

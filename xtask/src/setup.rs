@@ -19,6 +19,9 @@ use crate::{
 /// Programs that the tests and the demo call, and the Debian package of each.
 const TEST_TOOLS: [(&str, &str); 3] = [("ip", "iproute2"), ("ethtool", "ethtool"), ("curl", "curl")];
 
+/// Programs that check the units and the package; tests without them say so.
+const SERVICE_TOOLS: [(&str, &str); 2] = [("systemd-analyze", "systemd"), ("setpriv", "util-linux")];
+
 /// The compiler with the standard library's sources, and what bpf-linker is built from.
 const TOOLCHAIN_PACKAGES: [&str; 8] = [
     "rustc-web",
@@ -49,6 +52,7 @@ pub struct Args {
 /// Something is missing and cannot be installed; the message has the command that would.
 pub fn run(args: &Args) -> Result<()> {
     test_tools()?;
+    apt_install(&missing(&SERVICE_TOOLS))?;
     ebpf_toolchain()?;
     if args.peers {
         peers::install()?;
@@ -62,12 +66,13 @@ pub fn run(args: &Args) -> Result<()> {
 /// # Errors
 /// One is missing and cannot be installed.
 pub fn test_tools() -> Result<()> {
-    let missing: Vec<&str> = TEST_TOOLS
-        .iter()
-        .filter(|(program, _)| find_program(program, &[]).is_none())
-        .map(|(_, package)| *package)
-        .collect();
-    apt_install(&missing).context("the tests need the programs ip, ethtool and curl")
+    apt_install(&missing(&TEST_TOOLS)).context("the tests need the programs ip, ethtool and curl")
+}
+
+/// The packages of those programs that are not there.
+fn missing(tools: &[(&str, &'static str)]) -> Vec<&'static str> {
+    let missing = tools.iter().filter(|(program, _)| find_program(program, &[]).is_none());
+    missing.map(|(_, package)| *package).collect()
 }
 
 fn ebpf_toolchain() -> Result<()> {

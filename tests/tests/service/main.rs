@@ -1,0 +1,5 @@
+//! Guidevane as a service: its units, and what the service manager hears.
+
+mod notices;
+mod privileges;
+mod units;
