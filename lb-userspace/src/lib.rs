@@ -7,6 +7,7 @@ pub mod config;
 pub mod daemon;
 pub mod dataplane;
 pub mod decap;
+pub mod doctor;
 pub mod governor;
 pub mod gpu;
 pub mod health;

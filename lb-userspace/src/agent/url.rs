@@ -61,6 +61,12 @@ impl fmt::Display for AgentUrl {
 }
 
 impl AgentUrl {
+    /// Host and port, as something to connect to.
+    pub fn host_and_port(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
     /// Whether certificates are needed.
     pub fn is_tls(&self) -> bool {
         self.tls

@@ -3,8 +3,10 @@
 
 mod agent;
 mod decap;
+mod doctor;
 mod explain;
 mod gpu;
+mod manual;
 mod recording;
 mod sim;
 mod status;
@@ -16,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::api::{Change, Client, Snapshot};
 use crate::config::{Config, ConfigError, DEFAULT_SOCKET};
@@ -73,6 +75,12 @@ enum Command {
     Backends(BackendsCommand),
     /// Say what the governor does for VIPs, and change it
     Governor(explain::GovernorArgs),
+    /// Say whether this host can do what a configuration wants, and what to do where it cannot
+    Doctor(doctor::DoctorArgs),
+    /// Print what a shell needs to complete this command line
+    Completions(manual::CompletionsArgs),
+    /// Print this manual page, or write those of all commands to a folder
+    Man(manual::ManArgs),
     /// Work on a configuration file without a daemon
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -153,6 +161,9 @@ fn dispatch(cli: Cli, run: impl FnOnce(Config, &Path) -> anyhow::Result<()>) -> 
         Command::Status(args) => status(connect()?, &args),
         Command::Trace(args) => trace::run(connect()?, &args),
         Command::Gpu(args) => gpu::run(&args, io::stdout().is_terminal() && colour_wanted()),
+        Command::Doctor(args) => doctor::run(&args, io::stdout().is_terminal() && colour_wanted()),
+        Command::Completions(args) => manual::completions(Cli::command(), &args),
+        Command::Man(args) => manual::man(Cli::command(), &args),
         Command::Sim(args) => sim::run(&args, connect),
         Command::Decap(args) => decap::run(&args),
         Command::Governor(args) => explain::governor(connect()?, &args),

@@ -9,6 +9,8 @@ const NOTHING: &str = "-";
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Colour {
     Plain,
+    /// As it should be.
+    Green,
     /// Wrong.
     Red,
     /// Out of the ordinary.
@@ -91,6 +93,7 @@ pub(super) fn table<R: Copy>(columns: &[Column<R>], rows: impl Iterator<Item = R
 
 fn paint(Cell { text, colour }: &Cell, wanted: bool) -> String {
     match colour {
+        Colour::Green if wanted => format!("\x1b[32m{text}\x1b[0m"),
         Colour::Red if wanted => format!("\x1b[31m{text}\x1b[0m"),
         Colour::Yellow if wanted => format!("\x1b[33m{text}\x1b[0m"),
         _ => text.clone(),

@@ -53,6 +53,8 @@ pub const MAX_SOCKET_PATH: usize = 107;
 
 /// Where the admin socket lies unless the configuration or the command line says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/guidevane/guidevane.sock";
+/// Where the configuration of a host is, by convention.
+pub const DEFAULT_FILE: &str = "/etc/guidevane/guidevane.toml";
 
 /// Longest life of an idle flow; the age that a flow table entry holds does not count much further.
 const MAX_IDLE_TIMEOUT: Duration = Duration::from_secs(2 * 3600 + 15 * 60);

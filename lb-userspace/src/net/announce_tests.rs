@@ -37,6 +37,7 @@ fn interface(mac: Option<[u8; 6]>) -> Interface {
         mac,
         mtu: 1500,
         kind: None,
+        peer: None,
         driver: None,
         running: true,
         oper_state: "UP".into(),

@@ -22,6 +22,8 @@ pub struct Interface {
     pub mtu: u32,
     /// What virtual interfaces are: `veth`, `bond`, `vlan`, ..; `None` for hardware.
     pub kind: Option<String>,
+    /// Index of the other end of a veth, where that is in this network namespace.
+    pub peer: Option<u32>,
     /// The driver behind a hardware interface (`mlx5_core`), where sysfs tells.
     pub driver: Option<String>,
     /// Up, with carrier.
@@ -48,14 +50,23 @@ impl Interface {
             mac: link.mac.filter(|_| !link.loopback),
             mtu: link.mtu,
             kind: rtnl::link_kind(message),
+            peer: None,
             running: link.running,
             oper_state: State::Unknown.to_string(),
             loopback: link.loopback,
         };
+        let mut elsewhere = false;
         for attribute in &message.attributes {
-            if let LinkAttribute::OperState(state) = attribute {
-                interface.oper_state = state.to_string();
+            match attribute {
+                LinkAttribute::OperState(state) => interface.oper_state = state.to_string(),
+                LinkAttribute::Link(index) => interface.peer = Some(*index),
+                LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+                _ => {}
             }
+        }
+        // Others have an interface below them there.
+        if elsewhere || !interface.is_veth() {
+            interface.peer = None;
         }
         interface
     }

@@ -94,6 +94,12 @@ impl MetricsUrl {
         self.uri.path_and_query().map(http::uri::PathAndQuery::as_str).filter(|path| *path != "/")
     }
 
+    /// Host and port, as something to connect to.
+    pub fn host_and_port(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
     /// Host and port as written.
     pub fn authority(&self) -> &str {
         self.uri.authority().map_or("", |authority| authority.as_str())
