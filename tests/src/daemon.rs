@@ -122,11 +122,6 @@ impl Daemon {
         self.child.try_wait().expect("ask after the daemon")
     }
 
-    /// The number of its process.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Waits until it answers or ends, and tells which.
     ///
     /// # Panics
