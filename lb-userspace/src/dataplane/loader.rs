@@ -40,7 +40,7 @@ use super::{
 };
 
 /// Seconds without a heartbeat after which the kernel drops corrections.
-const STALE_SECONDS: u32 = 2;
+pub(super) const STALE_SECONDS: u32 = 2;
 
 /// The steering program.
 const PROGRAM: &str = "guidevane";

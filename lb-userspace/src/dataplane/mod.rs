@@ -10,6 +10,7 @@
 //! | [`clock`] | the kernel's tick |
 //! | [`counters`] | what is read out |
 //! | [`events`] | what is reported of single flows |
+//! | [`pool`], [`flows`], [`foresight`] | reading as the kernel does: a pick's candidates, flows, what is next |
 //!
 //! It carries out what it is told and reads what there is; it must never decide what a backend costs.
 
@@ -22,10 +23,13 @@ pub mod clock;
 pub mod counters;
 pub mod error;
 pub mod events;
+pub mod flows;
+pub mod foresight;
 mod grace;
 mod index;
 pub mod loader;
 pub mod mapping;
+pub mod pool;
 mod rows;
 pub mod spec;
 pub mod steering;

@@ -4,6 +4,7 @@ mod adoption;
 mod back;
 mod crowd;
 mod foreign;
+mod foresight;
 mod malformed;
 mod mirror;
 mod missing;

@@ -17,7 +17,7 @@ use lb_common::{
 };
 
 use crate::{
-    mirror::Mirror,
+    mirror::mirror,
     plane::{Plane, TCP, Verdict, arriving, at, service, up},
 };
 
@@ -36,7 +36,7 @@ fn under_l2_it_goes_where_the_table_says_and_enters_nothing() {
     for policy in [Policy::Least, Policy::RoundRobin, Policy::Hash] {
         let rule = Rule { policy: policy as u8, ..Rule::default() };
         let mut plane = Plane::new(&[VipSpec { rule, ..service(VIP, TCP, Mode::L2, &BACKENDS) }]);
-        let (vip, mirror) = (plane.vip_id(0), Mirror::of(&plane, 0));
+        let (vip, mirror) = (plane.vip_id(0), mirror(&plane, 0));
         for (client, bits) in clients().zip(FLAGS.into_iter().cycle()) {
             let packet = arriving(Packet::tcp(client, at(VIP))).segment(bits, 7, 7).payload(b"data");
             let outcome = plane.send(&packet.build());
@@ -58,7 +58,7 @@ fn the_table_follows_the_client_where_affinity_does_and_has_no_backend_that_is_d
     let down = plane.backends()[0];
     let backend = plane.address_of(down);
     plane.stand(down, Standing { healthy: false, ..up(backend) });
-    let mirror = Mirror::of(&plane, 0);
+    let mirror = mirror(&plane, 0);
     let key = plane.maps().meta.read(0).key;
     for client in clients() {
         let id = plane.forward(&arriving(Packet::tcp(client, at(VIP))));

@@ -1,11 +1,11 @@
 //! A data plane of one test: loaded, told what to steer, and asked what it made of a frame.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::atomic::Ordering};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use guidevane::dataplane::{
-    Dataplane,
+    Dataplane, flows,
     loader::{Maps, Options},
-    mapping::FlowWord,
+    pool,
     spec::{BackendSpec, NextHop, Standing, VipSpec},
 };
 use guidevane_tests::packet::{Mac, Packet};
@@ -15,8 +15,7 @@ use lb_common::{
     layout::{FlowInfo, Load, Mode, Vip},
     pick::{Policy, Rule, Steer},
     reason::{Action, Reason},
-    slot::{self, GAUGES, Gauge, Slot, State},
-    table::{self, WAYS},
+    slot::{GAUGES, Gauge, Slot, State},
 };
 
 pub const CLIENT_MAC: Mac = [2, 0, 0, 0, 0, 0xc];
@@ -216,22 +215,13 @@ impl Plane {
         key.hash(self.maps().meta.read(0).key)
     }
 
-    /// The slot of a client's flow to a VIP, and its cold line.
+    /// The slot of a client's flow to a VIP, and its cold line, whosever that is.
     pub fn flow(&self, client: SocketAddr, vip: u16) -> Option<(Slot, FlowInfo)> {
-        let (maps, hash) = (self.maps(), self.hash(client, vip));
-        let mask = maps.meta.read(0).flow_sets - 1;
-        let first = table::first_set(hash, mask);
-        let second = table::other_set(first, slot::tag(hash), mask);
-        [first, second].into_iter().find_map(|set| {
-            let set = set as usize;
-            let words: [FlowWord<'_>; WAYS] =
-                std::array::from_fn(|way| FlowWord(maps.flows.word(set, way * 8)));
-            let found = table::find(&words, slot::tag(hash));
-            if found.slot == Slot::EMPTY {
-                return None;
-            }
-            Some((found.slot, maps.flow_info.read(set * WAYS + found.position)))
-        })
+        let maps = self.maps();
+        let services = self.dataplane.steering.services();
+        let service = services.iter().find(|service| service.id == vip).expect("a configured VIP");
+        let found = flows::find(&maps, &self.row(&service.spec.endpoint), self.hash(client, vip))?;
+        Some((found.slot, maps.flow_info.read(found.number)))
     }
 
     /// The state of a client's flow; `Empty` when there is none.
@@ -290,18 +280,9 @@ impl Plane {
         assert!(counted.is_empty(), "{when}: flows of backends that nobody configured: {counted:?}");
     }
 
-    /// The element and live row of the VIP at an endpoint, found as the kernel does.
+    /// The live row of the VIP at an endpoint.
     pub fn row(&self, endpoint: &Endpoint) -> Vip {
-        use lb_common::index::{Active, HANDLES, Handle};
-        let maps = self.maps();
-        let active = Active(maps.control.word(0, 0).load(Ordering::SeqCst));
-        let bucket = maps.vip_index.read(active.element(endpoint) as usize);
-        (0..HANDLES)
-            .map(|position| Handle::of(bucket, position))
-            .filter(|handle| handle.is_some())
-            .map(|handle| maps.vips.read(handle.element() as usize))
-            .find(|row| row.endpoint == *endpoint)
-            .unwrap_or_else(|| panic!("no VIP at {endpoint:?}"))
+        pool::vip_at(&self.maps(), endpoint).unwrap_or_else(|| panic!("no VIP at {endpoint:?}"))
     }
 }
 

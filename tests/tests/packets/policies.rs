@@ -15,7 +15,7 @@ use lb_common::{
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
-    mirror::{Mirror, ordinary_clients},
+    mirror::{Mirror, mirror, ordinary_clients},
     plane::{Plane, TCP, arriving, at, gauge, service},
 };
 
@@ -110,7 +110,7 @@ fn least_sends_one_flow_in_128_to_its_first_candidate_whatever_its_load() {
 fn round_robin_goes_around_the_members_whatever_they_cost() {
     let mut plane = Plane::new(&[spec(Policy::RoundRobin, 4)]);
     plane.set_cost(plane.backends()[1], COST_MAX);
-    let members = Mirror::of(&plane, 0).members();
+    let members = mirror(&plane, 0).members();
     let mut random = StdRng::seed_from_u64(2);
     for turn in 0..100 {
         assert_eq!(plane.forward(&syn(random_client(&mut random))), members[turn % 4], "turn {turn}");
@@ -138,7 +138,7 @@ fn least_connections_counts_connections_and_no_cost() {
 #[ignore = "needs root: loads the kernel program"]
 fn hash_is_the_table() {
     let mut plane = Plane::new(&[spec(Policy::Hash, 7)]);
-    let (vip, mirror) = (plane.vip_id(0), Mirror::of(&plane, 0));
+    let (vip, mirror) = (plane.vip_id(0), mirror(&plane, 0));
     let mut random = StdRng::seed_from_u64(4);
     for _ in 0..1000 {
         let client = random_client(&mut random);
@@ -170,7 +170,7 @@ fn hash_follows_weights_and_least_leaves_them_to_cost() {
         let mut spec = spec(policy, 2);
         spec.backends[1].weight = 300;
         let plane = Plane::new(&[spec]);
-        let (mirror, light) = (Mirror::of(&plane, 0), plane.backends()[0]);
+        let (mirror, light) = (mirror(&plane, 0), plane.backends()[0]);
         let slots = (0..mirror.size()).filter(|&slot| mirror.table(slot) == light).count() as u32;
         assert!(slots.abs_diff(mirror.size() / parts) <= 1, "{policy:?}: {slots} of {}", mirror.size());
     }
@@ -204,7 +204,7 @@ fn bounded_keeps_every_backend_under_its_bound() {
 #[ignore = "needs root: loads the kernel program"]
 fn client_affinity_keeps_a_client_on_one_backend() {
     let mut plane = Plane::new(&[VipSpec { client_affinity: true, ..spec(Policy::Hash, 5) }]);
-    let mirror = Mirror::of(&plane, 0);
+    let mirror = mirror(&plane, 0);
     let key = plane.maps().meta.read(0).key;
     let mut used = BTreeMap::new();
     for host in 1..=20u8 {
@@ -238,7 +238,7 @@ pub fn foretell(plane: &Plane, mirror: &Mirror, hash: u64, fresh: bool) -> Optio
     let now = plane.dataplane.clock().jiffies();
     let heartbeat = if fresh { now } else { now.wrapping_sub(2 * mirror.patience()) };
     plane.maps().control.word(0, HEARTBEAT).store(heartbeat, Ordering::SeqCst);
-    mirror.pick(hash, if fresh { 0 } else { 2 * mirror.patience() })
+    mirror.pick(hash, hash, if fresh { 0 } else { 2 * mirror.patience() })
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn the_kernel_picks_what_the_same_code_picks_in_user_space() {
     for backends in [3, 16, 40] {
         for policy in [Least, Bounded, Hash, RoundRobin, LeastConnections] {
             let mut plane = Plane::new(&[spec(policy, backends)]);
-            let (vip, mirror) = (plane.vip_id(0), Mirror::of(&plane, 0));
+            let (vip, mirror) = (plane.vip_id(0), mirror(&plane, 0));
             for flow in 0..FLOWS / 10 {
                 if flow % 10 == 0 {
                     shuffle(&plane, &mut random);

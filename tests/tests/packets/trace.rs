@@ -14,7 +14,7 @@ use lb_common::{
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
-    mirror::Mirror,
+    mirror::{Mirror, mirror},
     plane::{Plane, UDP, arriving, at, service},
     policies::{VIP, foretell, random_client, shuffle, silence, spec, syn},
 };
@@ -40,7 +40,7 @@ fn a_report_holds_what_the_pick_saw_and_what_became_of_it() {
         for policy in [Least, Bounded, Hash, RoundRobin, LeastConnections] {
             let mut plane = Plane::new(&[spec(policy, backends)]);
             let (mut events, losses) = traced(&mut plane, 1);
-            let (vip, mirror) = (plane.vip_id(0), Mirror::of(&plane, 0));
+            let (vip, mirror) = (plane.vip_id(0), mirror(&plane, 0));
             for flow in 0..FLOWS {
                 if flow % 10 == 0 {
                     shuffle(&plane, &mut random);
@@ -48,7 +48,7 @@ fn a_report_holds_what_the_pick_saw_and_what_became_of_it() {
                 let (client, fresh) = (random_client(&mut random), random.random());
                 let hash = plane.hash(client, vip);
                 let choice = foretell(&plane, &mirror, hash, fresh);
-                let context = mirror.context(hash, if fresh { 0 } else { 2 * mirror.patience() });
+                let context = mirror.context(hash, hash, if fresh { 0 } else { 2 * mirror.patience() });
                 let mut weighed = Weighed::of(&context);
                 let seen: Vec<Sight> = (0..weighed.count)
                     .map(|_| weighed.next(&context, &mirror))
