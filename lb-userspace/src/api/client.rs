@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{
-    Change, Explanation, FlowEvent, GovernorRequest, ModeChange, RecordRequest, Request, Response, Snapshot,
-    TraceRequest, Traced,
+    Change, Explanation, FlowEvent, FlowPage, FlowsRequest, Foresight, ForesightRequest, GovernorRequest,
+    ModeChange, RecordRequest, Request, Response, Snapshot, TraceRequest, Traced,
 };
 use crate::recording::Line;
 
@@ -122,6 +122,28 @@ impl Client {
         }
     }
 
+    /// Where a client's next connection would go.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn foresee(&mut self, request: &ForesightRequest) -> Result<Foresight, ClientError> {
+        match self.request(&Request::Foresee(request.clone()))? {
+            Response::Foresight(foresight) => Ok(*foresight),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// A part of the flow table.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn flows(&mut self, request: &FlowsRequest) -> Result<FlowPage, ClientError> {
+        match self.request(&Request::Flows(request.clone()))? {
+            Response::Flows(page) => Ok(page),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
     /// Says what the governor does, and changes it.
     ///
     /// # Errors
@@ -216,6 +238,8 @@ impl Client {
             Response::Status(_) => "a status",
             Response::Change(_) => "a change",
             Response::Explanation(_) => "an explanation",
+            Response::Foresight(_) => "where a connection would go",
+            Response::Flows(_) => "a page of flows",
             Response::Governed(_) => "what the governor does",
             Response::Event(_) => "an event",
             Response::Traced(_) => "the end of a trace",

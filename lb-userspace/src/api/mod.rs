@@ -5,6 +5,8 @@
 //! {"drain":{"backend":"gpu-0"}}     {"change":{"backend":"gpu-0","before":"active","after":"draining"}}
 //! {"resume":{"backend":"gpu-9"}}    {"error":{"message":"no backend is named `gpu-9`; .."}}
 //! {"explain":{"backend":"gpu-0"}}   {"explanation":{"backend":"gpu-0","vip":"chat","written":{..},..}}
+//! {"foresee":{"client":"192.0.2.7:4","vip":"chat"}}  {"foresight":{"backend":"gpu-0","flow":null,..}}
+//! {"flows":{"vip":"chat"}}          {"flows":{"flows":[..],"next":"65536"}}
 //! {"governor":{"mode":"observe"}}   {"governed":[{"vip":"chat","before":"on","after":"observe"}]}
 //! {"trace":{"vip":"chat"}}          {"event":{..}} {"event":{..}} .. {"traced":{"events":2,"lost":{..}}}
 //! {"record":{"every_ms":100}}       {"recording":{..}} {"sample":{..}} .. {"recorded":{"samples":9,"lost":0}}
@@ -16,6 +18,7 @@
 
 mod client;
 mod explanation;
+mod flow;
 mod record;
 mod server;
 mod signal;
@@ -23,6 +26,7 @@ mod snapshot;
 mod trace;
 
 use std::future::Future;
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +38,7 @@ pub use explanation::{
     Correction, Damping, Explanation, Failed, HardwareFactor, Limit, LimitOrigin, Measure, Slowness, Terms,
     Trust,
 };
+pub use flow::{Flow, FlowPage, FlowState, FlowsRequest, Foresight, ForesightRequest, Pick};
 pub use record::{RecordRequest, Sampling};
 pub use server::{BindError, Server};
 pub use signal::{Signal, SignalSource};
@@ -67,6 +72,10 @@ pub enum Request {
         /// Name of the backend.
         backend: String,
     },
+    /// Where a client's next connection would go.
+    Foresee(ForesightRequest),
+    /// A part of the flow table.
+    Flows(FlowsRequest),
     /// What the governor does for VIPs, and what it shall do.
     Governor(GovernorRequest),
     /// Events of new flows as they come.
@@ -95,6 +104,10 @@ pub enum Response {
     Change(Change),
     /// To `explain`.
     Explanation(Box<Explanation>),
+    /// To `foresee`.
+    Foresight(Box<Foresight>),
+    /// To `flows`.
+    Flows(FlowPage),
     /// To `governor`, for each VIP that was meant.
     Governed(Vec<ModeChange>),
     /// To `trace`, once for each event.
@@ -157,6 +170,22 @@ pub enum CommandError {
         /// Name that was asked for.
         name: String,
     },
+    /// The client's address is of another family than the VIP's.
+    #[error(
+        "no packet of {client} can be for VIP `{vip}`: one is IPv4, the other IPv6; ask for the VIP of its family"
+    )]
+    OtherFamily {
+        /// The client.
+        client: SocketAddr,
+        /// The VIP as it was asked for.
+        vip: String,
+    },
+    /// A page of flows that no page led to.
+    #[error("`{page}` is no page of flows; begin without one, or take the `next` of an earlier page")]
+    UnknownPage {
+        /// The page that was asked for.
+        page: String,
+    },
     /// The governor's thread is late by seconds, or gone.
     #[error("the governor does not answer; `guidevane status` shows whether the daemon still works")]
     Silent,
@@ -195,6 +224,15 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Why a backend costs what it costs.
     fn explain(&self, backend: &str) -> impl Future<Output = Result<Explanation, CommandError>> + Send;
+
+    /// Where a client's next connection would go.
+    fn foresee(
+        &self,
+        request: &ForesightRequest,
+    ) -> impl Future<Output = Result<Foresight, CommandError>> + Send;
+
+    /// A part of the flow table.
+    fn flows(&self, request: &FlowsRequest) -> impl Future<Output = Result<FlowPage, CommandError>> + Send;
 
     /// Says what the governor does, and changes it.
     fn governor(

@@ -158,6 +158,10 @@ async fn converse<H: Handler>(stream: UnixStream, handler: &H) -> io::Result<()>
                 Ok(Request::Explain { backend }) => {
                     answer(handler.explain(&backend).await, |it| Response::Explanation(Box::new(it)))
                 }
+                Ok(Request::Foresee(request)) => {
+                    answer(handler.foresee(&request).await, |it| Response::Foresight(Box::new(it)))
+                }
+                Ok(Request::Flows(request)) => answer(handler.flows(&request).await, Response::Flows),
                 Ok(Request::Governor(request)) => {
                     answer(handler.governor(&request).await, Response::Governed)
                 }

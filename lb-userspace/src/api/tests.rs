@@ -14,8 +14,9 @@ use tokio::runtime::Runtime;
 
 use super::{
     AdminState, BindError, Change, Client, ClientError, CommandError, Daemon, Events, Explanation, FlowEvent,
-    Flows, GovernorRequest, Handler, Kernel, Lost, MAX_REQUEST_BYTES, ModeChange, Outcome, RecordRequest,
-    Sampling, Server, Snapshot, TraceRequest, Traced, Tracing, Why,
+    FlowPage, Flows, FlowsRequest, Foresight, ForesightRequest, GovernorRequest, Handler, Kernel, Lost,
+    MAX_REQUEST_BYTES, ModeChange, Outcome, RecordRequest, Sampling, Server, Snapshot, TraceRequest, Traced,
+    Tracing, Why,
 };
 use crate::config::{GovernorMode, PolicyKind};
 use crate::dataplane::build::Build;
@@ -144,6 +145,17 @@ impl Handler for FakeDaemon {
 
     async fn explain(&self, _: &str) -> Result<Explanation, CommandError> {
         Err(CommandError::Silent)
+    }
+
+    async fn foresee(&self, request: &ForesightRequest) -> Result<Foresight, CommandError> {
+        Err(CommandError::OtherFamily { client: request.client, vip: request.vip.clone() })
+    }
+
+    async fn flows(&self, request: &FlowsRequest) -> Result<FlowPage, CommandError> {
+        match &request.page {
+            Some(page) => Err(CommandError::UnknownPage { page: page.clone() }),
+            None => Ok(FlowPage { flows: Vec::new(), next: Some(request.limit.to_string()) }),
+        }
     }
 
     async fn governor(&self, request: &GovernorRequest) -> Result<Vec<ModeChange>, CommandError> {
@@ -520,4 +532,22 @@ fn lines_of_a_recording_are_the_same_on_the_wire_and_in_a_file() {
         assert_eq!(serde_json::from_value::<Line>(raw.receive()).unwrap(), line(number));
     }
     assert_eq!(raw.receive(), json!({"recorded": {"samples": 1, "lost": 7}}));
+}
+
+#[test]
+fn flows_and_foresight_go_over_the_socket_and_refusals_name_the_remedy() {
+    let running = Running::start();
+    let mut client = Client::connect(&running.socket).unwrap();
+    let page = client.flows(&FlowsRequest { limit: 7, ..FlowsRequest::default() }).unwrap();
+    assert_eq!(page, FlowPage { flows: Vec::new(), next: Some("7".to_owned()) });
+    let wrong = FlowsRequest { page: Some("x".to_owned()), ..FlowsRequest::default() };
+    assert_eq!(
+        client.flows(&wrong).unwrap_err().to_string(),
+        "`x` is no page of flows; begin without one, or take the `next` of an earlier page"
+    );
+    let request = ForesightRequest { client: "192.0.2.7:4".parse().unwrap(), vip: "v6".to_owned() };
+    assert_eq!(
+        client.foresee(&request).unwrap_err().to_string(),
+        "no packet of 192.0.2.7:4 can be for VIP `v6`: one is IPv4, the other IPv6; ask for the VIP of its family"
+    );
 }

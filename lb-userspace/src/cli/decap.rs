@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use lb_common::decap::{Action, Count};
@@ -11,7 +12,7 @@ use serde::Serialize;
 
 use super::status::reasons;
 use super::table::{cell, numbers, repaint, table, words};
-use super::{WATCH_INTERVAL, colour_wanted, print};
+use super::{colour_wanted, print};
 use crate::config::XdpMode;
 use crate::decap::{self, Counts, Event, Mode, Options, Prefix};
 
@@ -24,6 +25,9 @@ The backend needs:
   - no strict reverse path filter where the route to clients leads elsewhere: their packets come in on IF.
     `sysctl -w net.ipv4.conf.IF.rp_filter=2` makes it loose
   - a lower MTU or `advmss` on its route to clients, unless the network carries the outer header on top of the MTU";
+
+/// Time from one picture of `--watch` to the next.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]

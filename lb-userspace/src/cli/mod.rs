@@ -5,6 +5,7 @@ mod agent;
 mod decap;
 mod doctor;
 mod explain;
+mod flows;
 mod gpu;
 mod manual;
 mod recording;
@@ -12,24 +13,22 @@ mod sim;
 mod status;
 mod table;
 mod trace;
+mod view;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use crate::api::{Change, Client, Snapshot};
+use crate::api::{Change, Client};
 use crate::config::{Config, ConfigError, DEFAULT_SOCKET};
+use view::View;
 
 /// Something failed; the message says what.
 const EXIT_FAILURE: u8 = 1;
 /// What was given is wrong and stays so when tried again; clap's own code for a wrong command line.
 const EXIT_USAGE: u8 = 2;
-
-/// Time from one picture of `status --watch` to the next.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -59,7 +58,13 @@ enum Command {
         config: PathBuf,
     },
     /// Show VIPs and backends with their live load, cost, share of new flows and health
-    Status(StatusArgs),
+    Status(View),
+    /// List VIPs
+    Vips(View),
+    /// Say which backend a client's next connection would get, and why
+    Explain(flows::ExplainArgs),
+    /// List the flow table, or say where one flow is
+    Flows(flows::FlowsArgs),
     /// Show new flows as they come: the candidates, their loads, the pick and why
     Trace(trace::TraceArgs),
     /// Compare policies on a simulated cluster, in virtual time, or on what a daemon has seen
@@ -70,9 +75,9 @@ enum Command {
     Gpu(gpu::GpuArgs),
     /// On a GPU host: report on its servers and GPUs to balancers elsewhere (ORCA over gRPC)
     Agent(agent::AgentArgs),
-    /// Explain backends, take them out of service and put them back
-    #[command(subcommand)]
-    Backends(BackendsCommand),
+    /// List backends, explain them, take them out of service and put them back
+    #[command(args_conflicts_with_subcommands = true)]
+    Backends(BackendsArgs),
     /// Say what the governor does for VIPs, and change it
     Governor(explain::GovernorArgs),
     /// Say whether this host can do what a configuration wants, and what to do where it cannot
@@ -87,23 +92,11 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct StatusArgs {
-    /// Form of the output
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
-    /// Show it again every second; with `-o json`, one object a line
-    #[arg(long)]
-    watch: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
-enum Output {
-    /// The columns that matter most
-    Table,
-    /// All columns
-    Wide,
-    /// Everything, for programs
-    Json,
+struct BackendsArgs {
+    #[command(subcommand)]
+    command: Option<BackendsCommand>,
+    #[command(flatten)]
+    view: View,
 }
 
 #[derive(Debug, Subcommand)]
@@ -158,7 +151,16 @@ fn dispatch(cli: Cli, run: impl FnOnce(Config, &Path) -> anyhow::Result<()>) -> 
             }
             run(config, &file)
         }
-        Command::Status(args) => status(connect()?, &args),
+        Command::Status(view) => {
+            let mut client = connect()?;
+            view.show(|| Ok(client.status()?), status::render)
+        }
+        Command::Vips(view) => {
+            let mut client = connect()?;
+            view.show(|| Ok(client.status()?.vips), |vips, _, colour| status::render_vips(vips, colour))
+        }
+        Command::Explain(args) => flows::explain(connect()?, &args),
+        Command::Flows(args) => flows::flows(connect()?, &args),
         Command::Trace(args) => trace::run(connect()?, &args),
         Command::Gpu(args) => gpu::run(&args, io::stdout().is_terminal() && colour_wanted()),
         Command::Doctor(args) => doctor::run(&args, io::stdout().is_terminal() && colour_wanted()),
@@ -167,40 +169,22 @@ fn dispatch(cli: Cli, run: impl FnOnce(Config, &Path) -> anyhow::Result<()>) -> 
         Command::Sim(args) => sim::run(&args, connect),
         Command::Decap(args) => decap::run(&args),
         Command::Governor(args) => explain::governor(connect()?, &args),
-        Command::Backends(BackendsCommand::Explain(args)) => explain::explain(connect()?, &args),
+        Command::Backends(args) => backends(connect()?, &args),
         Command::Agent(args) => agent::run(args),
-        Command::Backends(BackendsCommand::Drain { name }) => print_change(&connect()?.drain(&name)?),
-        Command::Backends(BackendsCommand::Resume { name }) => print_change(&connect()?.resume(&name)?),
         Command::Config(ConfigCommand::Check { file }) => check(&file),
     }
 }
 
-fn status(mut client: Client, args: &StatusArgs) -> anyhow::Result<()> {
-    let terminal = io::stdout().is_terminal();
-    let colour = terminal && colour_wanted();
-    if !args.watch {
-        return print(&render(&client.status()?, args, colour)?);
+fn backends(mut client: Client, args: &BackendsArgs) -> anyhow::Result<()> {
+    match &args.command {
+        None => args.view.show(
+            || Ok(status::backends_of(client.status()?)),
+            |it, wide, colour| status::render_backends(it, wide, colour),
+        ),
+        Some(BackendsCommand::Explain(args)) => explain::explain(client, args),
+        Some(BackendsCommand::Drain { name }) => print_change(&client.drain(name)?),
+        Some(BackendsCommand::Resume { name }) => print_change(&client.resume(name)?),
     }
-    loop {
-        let picture = render(&client.status()?, args, colour)?;
-        match args.output {
-            Output::Json => print(&picture)?,
-            _ if terminal => print(&table::repaint(&picture))?,
-            _ => print(&format!("{picture}\n"))?,
-        }
-        std::thread::sleep(WATCH_INTERVAL);
-    }
-}
-
-fn render(snapshot: &Snapshot, args: &StatusArgs, colour: bool) -> anyhow::Result<String> {
-    let mut text = match args.output {
-        Output::Table => return Ok(status::render(snapshot, false, colour)),
-        Output::Wide => return Ok(status::render(snapshot, true, colour)),
-        Output::Json if args.watch => serde_json::to_string(snapshot)?,
-        Output::Json => serde_json::to_string_pretty(snapshot)?,
-    };
-    text.push('\n');
-    Ok(text)
 }
 
 fn print_change(change: &Change) -> anyhow::Result<()> {

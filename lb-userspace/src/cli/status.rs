@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use humantime::format_duration;
+use serde::Serialize;
 
 use super::table::{Cell, Colour, Column, cell, cell_or_nothing, numbers, only_wide, table, words};
 use crate::api::{AdminState, Backend, Daemon, Gpu, HealthState, NatSource, NextHop, Nvml, Snapshot, Vip};
@@ -14,11 +15,13 @@ use crate::config::ANY_PORT;
 const SHORT_HASH: usize = 12;
 
 /// A backend in its VIP.
-type Row<'a> = (&'a Vip, &'a Backend);
+type Row<'a> = (&'a str, &'a Backend);
 
 pub(super) fn render(snapshot: &Snapshot, wide: bool, colour: bool) -> String {
-    let backends =
-        snapshot.vips.iter().flat_map(|vip| vip.backends.iter().map(move |backend| (vip, backend)));
+    let backends = snapshot
+        .vips
+        .iter()
+        .flat_map(|vip| vip.backends.iter().map(move |backend| (vip.name.as_str(), backend)));
     let mut parts = vec![
         summary(&snapshot.daemon),
         table(&vip_columns(), snapshot.vips.iter(), colour),
@@ -31,6 +34,33 @@ pub(super) fn render(snapshot: &Snapshot, wide: bool, colour: bool) -> String {
         parts.extend(reasons("PASS_REASON", &snapshot.passes, colour));
     }
     parts.join("\n")
+}
+
+/// The VIPs alone.
+pub(super) fn render_vips(vips: &[Vip], colour: bool) -> String {
+    table(&vip_columns(), vips.iter(), colour)
+}
+
+/// A backend and whose it is.
+#[derive(Serialize)]
+pub(super) struct BackendOf {
+    vip: String,
+    #[serde(flatten)]
+    backend: Backend,
+}
+
+/// The backends alone.
+pub(super) fn backends_of(snapshot: Snapshot) -> Vec<BackendOf> {
+    let of = |vip: Vip| {
+        let Vip { name, backends, .. } = vip;
+        backends.into_iter().map(move |backend| BackendOf { vip: name.clone(), backend })
+    };
+    snapshot.vips.into_iter().flat_map(of).collect()
+}
+
+pub(super) fn render_backends(backends: &[BackendOf], wide: bool, colour: bool) -> String {
+    let rows = backends.iter().map(|BackendOf { vip, backend }| (vip.as_str(), backend));
+    table(&backend_columns(wide), rows, colour)
 }
 
 fn summary(daemon: &Daemon) -> String {
@@ -84,7 +114,7 @@ fn vip_columns<'a>() -> Vec<Column<&'a Vip>> {
 
 fn backend_columns<'a>(wide: bool) -> Vec<Column<Row<'a>>> {
     let mut columns: Vec<Column<Row<'a>>> = vec![
-        words("VIP", |(vip, _)| cell(&vip.name)),
+        words("VIP", |(vip, _)| cell(vip)),
         words("BACKEND", |(_, backend)| cell(&backend.name)),
         only_wide(words("ADDRESS", |(_, backend)| cell(endpoint(backend.address, backend.port)))),
         words("HEALTH", |(_, backend)| health(backend.health.state)),

@@ -141,7 +141,7 @@ fn headline(event: &FlowEvent) -> String {
     text.replace(char::is_control, "?") + "\n"
 }
 
-fn columns<'a>() -> Vec<Column<&'a Candidate>> {
+pub(super) fn columns<'a>() -> Vec<Column<&'a Candidate>> {
     vec![
         words("PICK", |it| cell(if it.picked { "*" } else { "" })),
         words("BACKEND", |it| cell(&it.backend)),

@@ -7,10 +7,10 @@ use std::{
 
 use tokio::time::timeout;
 
-use super::{core::Core, explaining, lock, recording::Recording, snapshot, traces::Trace};
+use super::{core::Core, explaining, flows, lock, recording::Recording, snapshot, traces::Trace};
 use crate::api::{
-    AdminState, Change, CommandError, Explanation, GovernorRequest, Handler, ModeChange, RecordRequest,
-    Snapshot, TraceRequest,
+    AdminState, Change, CommandError, Explanation, FlowPage, FlowsRequest, Foresight, ForesightRequest,
+    GovernorRequest, Handler, ModeChange, RecordRequest, Snapshot, TraceRequest,
 };
 use crate::dataplane::Error;
 
@@ -60,6 +60,15 @@ impl Handler for Commands {
             Ok(Ok(explained)) => Ok(explaining::explanation(&vip, backend, &explained)),
             Ok(Err(_)) | Err(_) => Err(CommandError::Silent),
         }
+    }
+
+    async fn foresee(&self, request: &ForesightRequest) -> Result<Foresight, CommandError> {
+        flows::foresee(&lock(&self.0), request)
+    }
+
+    async fn flows(&self, request: &FlowsRequest) -> Result<FlowPage, CommandError> {
+        let reader = flows::Reader::of(&lock(&self.0));
+        tokio::task::block_in_place(|| reader.page(request))
     }
 
     async fn governor(&self, request: &GovernorRequest) -> Result<Vec<ModeChange>, CommandError> {

@@ -310,7 +310,7 @@ impl Core {
     }
 
     /// What ids are called in events.
-    fn names(&self) -> Names {
+    pub fn names(&self) -> Names {
         let services = self.dataplane.steering.services().iter();
         Names {
             vips: services.map(|service| (service.id, service.spec.name.clone())).collect(),

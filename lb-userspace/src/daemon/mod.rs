@@ -19,6 +19,7 @@ mod ages;
 mod commands;
 mod core;
 mod explaining;
+mod flows;
 pub mod governing;
 mod plan;
 mod recording;

@@ -106,7 +106,7 @@ fn lacks(bits: u32) -> Vec<Lack> {
 }
 
 /// What an id is called; one that is gone by now is called by its number.
-fn name(names: &HashMap<u16, String>, id: u16) -> String {
+pub fn name(names: &HashMap<u16, String>, id: u16) -> String {
     names.get(&id).cloned().unwrap_or_else(|| format!("#{id}"))
 }
 

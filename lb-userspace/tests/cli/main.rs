@@ -1,5 +1,6 @@
 //! The command itself, as its users run it: output, messages and exit codes.
 
+mod flows;
 mod picture;
 mod recording;
 
@@ -10,8 +11,9 @@ use std::sync::{Arc, Mutex};
 
 use guidevane::api::{
     AdminState, Candidate, Change, CommandError, Correction, Damping, Explanation, Failed, FlowEvent,
-    GovernorRequest, Handler, HardwareFactor, Limit, LimitOrigin, Lost, Measure, ModeChange, Outcome,
-    RecordRequest, Server, Slowness, Snapshot, Terms, TraceRequest, Tracing, Trust, Why,
+    FlowPage, FlowsRequest, Foresight, ForesightRequest, GovernorRequest, Handler, HardwareFactor, Limit,
+    LimitOrigin, Lost, Measure, ModeChange, Outcome, RecordRequest, Server, Slowness, Snapshot, Terms,
+    TraceRequest, Tracing, Trust, Why,
 };
 use guidevane::config::{GovernorMode, PolicyKind};
 use nix::sys::signal::{Signal, kill};
@@ -185,6 +187,14 @@ impl Handler for FakeDaemon {
             "gpu-0" => Ok(explanation()),
             _ => Err(CommandError::UnknownBackend { name: backend.to_owned() }),
         }
+    }
+
+    async fn foresee(&self, request: &ForesightRequest) -> Result<Foresight, CommandError> {
+        flows::foresight(request)
+    }
+
+    async fn flows(&self, request: &FlowsRequest) -> Result<FlowPage, CommandError> {
+        flows::page(request)
     }
 
     async fn governor(&self, request: &GovernorRequest) -> Result<Vec<ModeChange>, CommandError> {
@@ -389,7 +399,13 @@ fn a_wrong_command_line_is_a_usage_error() {
         &["reboot"],
         &["run"],
         &["status", "-o", "xml"],
-        &["backends"],
+        &["explain", "192.0.2.7", "chat"],
+        &["explain", "192.0.2.7:4"],
+        &["flows", "--state", "asleep"],
+        &["flows", "--limit", "0"],
+        &["flows", "--older", "old"],
+        &["flows", "--vip", "chat", "where", "192.0.2.7:4", "chat"],
+        &["status", "--watch", "1ms"],
         &["backends", "drain"],
         &["config", "check"],
         &["trace", "--every", "0"],

@@ -6,6 +6,7 @@ mod churn;
 mod connections;
 mod failing;
 mod first_token;
+mod flows;
 mod gpu;
 mod llama;
 mod recording;

@@ -1,0 +1,204 @@
+//! Single flows, for those who ask: what is in the flow table, and where a client's next connection would go.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use lb_common::{
+    address::Endpoint,
+    header::{TCP, UDP},
+    layout::{FlowInfo, Vip},
+    slot::{AGE_MASK, State},
+};
+
+use super::{
+    age_tick,
+    core::Core,
+    telling::{Names, name, tell},
+};
+use crate::{
+    api::{
+        CommandError, Flow, FlowEvent, FlowPage, FlowState, FlowsRequest, Foresight, ForesightRequest, Pick,
+    },
+    dataplane::{
+        clock::{self, Clock},
+        flows::{self, Found},
+        foresight,
+        loader::Maps,
+        pool,
+    },
+};
+
+/// Slots that one request goes over: half a mebibyte of the table, well under a millisecond.
+const SCAN: usize = 1 << 16;
+
+/// Most flows of a page.
+const PAGE: usize = 1000;
+
+/// What it takes to tell of flows, apart from the core: nobody waits for a listing.
+pub struct Reader {
+    maps: Arc<Maps>,
+    clock: Arc<Clock>,
+    names: Names,
+}
+
+impl Reader {
+    /// As names are now.
+    pub fn of(core: &Core) -> Self {
+        Self { maps: core.dataplane.maps(), clock: core.dataplane.clock(), names: core.names() }
+    }
+
+    /// A part of the table.
+    ///
+    /// # Errors
+    ///
+    /// When a name is unknown, or the page is none.
+    pub fn page(&self, request: &FlowsRequest) -> Result<FlowPage, CommandError> {
+        let unknown_vip = |name: &String| CommandError::UnknownVip { name: name.clone() };
+        let unknown_backend = |name: &String| CommandError::UnknownBackend { name: name.clone() };
+        let vip = id(&self.names.vips, request.vip.as_ref(), unknown_vip)?;
+        let backend = id(&self.names.backends, request.backend.as_ref(), unknown_backend)?;
+        let first: usize = match &request.page {
+            None => 0,
+            Some(page) => page.parse().map_err(|_bad| CommandError::UnknownPage { page: page.clone() })?,
+        };
+        let limit = match request.limit as usize {
+            0 => PAGE,
+            limit => limit.min(PAGE),
+        };
+        let slots = flows::slots(&self.maps);
+        let end = slots.min(first.saturating_add(SCAN));
+        let (mut found, mut next) = (Vec::new(), first);
+        while next < end && found.len() < limit {
+            found.extend(flows::at(&self.maps, next).filter(|found| {
+                vip.is_none_or(|id| flows::vip_of(&self.maps, found) == id)
+                    && backend.is_none_or(|id| found.slot.backend() == id)
+                    && request.state.is_none_or(|state| state_of(found.slot.state()) == Some(state))
+                    && self.silent_seconds(found) * 1000.0 >= request.silent_ms as f64
+            }));
+            next += 1;
+        }
+        let flows = found.iter().filter_map(|found| self.flow(found)).collect();
+        Ok(FlowPage { flows, next: (next < slots).then(|| next.to_string()) })
+    }
+
+    fn silent_seconds(&self, found: &Found) -> f64 {
+        let meta = self.maps.meta.read(0);
+        let now = (self.clock.jiffies() >> meta.age_shift) as u32 & AGE_MASK;
+        f64::from(found.slot.silent_for(now)) * age_tick(&meta).as_secs_f64()
+    }
+
+    fn flow(&self, found: &Found) -> Option<Flow> {
+        let line = flows::line(&self.maps, found);
+        let client = |line: &FlowInfo| SocketAddr::new(line.client.into(), u16::from_be(line.client_port_be));
+        let age = |line: &FlowInfo| clock::monotonic_ns().saturating_sub(line.opened_at) as f64 / 1e9;
+        Some(Flow {
+            client: line.as_ref().map(client),
+            vip: name(&self.names.vips, flows::vip_of(&self.maps, found)),
+            backend: name(&self.names.backends, found.slot.backend()),
+            state: state_of(found.slot.state())?,
+            silent_seconds: self.silent_seconds(found),
+            open_seconds: line.as_ref().map(age),
+        })
+    }
+}
+
+fn id(
+    names: &std::collections::HashMap<u16, String>,
+    wanted: Option<&String>,
+    unknown: impl Fn(&String) -> CommandError,
+) -> Result<Option<u16>, CommandError> {
+    let Some(wanted) = wanted else { return Ok(None) };
+    let found = names.iter().find(|(_, name)| *name == wanted).map(|(id, _)| *id);
+    found.map(Some).ok_or_else(|| unknown(wanted))
+}
+
+/// What the kernel would do with a client's next SYN or first datagram.
+///
+/// # Errors
+///
+/// When there is no such VIP, or not for such a client.
+pub fn foresee(core: &Core, request: &ForesightRequest) -> Result<Foresight, CommandError> {
+    let ForesightRequest { client, vip } = request;
+    let row = row(core, vip)?;
+    if client.ip().to_canonical().is_ipv4() != row.endpoint.address.is_v4() {
+        return Err(CommandError::OtherFamily { client: *client, vip: vip.clone() });
+    }
+    let reader = Reader::of(core);
+    let foreseen = foresight::foresee(&reader.maps, row, *client, reader.clock.jiffies());
+    let FlowEvent { backend, policy, why, hash, governor_silent, candidates, .. } =
+        tell(&foreseen.pick, &reader.names);
+    Ok(Foresight {
+        client: *client,
+        vip: name(&reader.names.vips, row.id),
+        backend: foreseen.backend().map(|id| name(&reader.names.backends, id)),
+        goes_on: foreseen.goes_on,
+        flow: foreseen.known.and_then(|found| {
+            // It was found by the client's own hash.
+            Some(Flow { client: Some(*client), ..reader.flow(&found)? })
+        }),
+        pick: Pick { backend, policy, why, hash, governor_silent, candidates },
+    })
+}
+
+/// The live row of the VIP with this name, or at this endpoint.
+fn row(core: &Core, vip: &str) -> Result<Vip, CommandError> {
+    let mut services = core.dataplane.steering.services().iter();
+    let named = services.find(|service| service.spec.name == vip).map(|service| service.spec.endpoint);
+    let wanted = named.or_else(|| endpoint(vip));
+    let found = wanted.and_then(|endpoint| pool::vip_at(&core.dataplane.maps(), &endpoint));
+    found.ok_or_else(|| CommandError::UnknownVip { name: vip.to_owned() })
+}
+
+/// From `ADDRESS:PORT/PROTOCOL`.
+fn endpoint(text: &str) -> Option<Endpoint> {
+    let (address, protocol) = text.split_once('/')?;
+    let address: SocketAddr = address.parse().ok()?;
+    let protocol = match protocol {
+        "tcp" => TCP,
+        "udp" => UDP,
+        _ => return None,
+    };
+    Some(Endpoint::new(address.ip().into(), address.port(), protocol))
+}
+
+const fn state_of(state: State) -> Option<FlowState> {
+    Some(match state {
+        State::Empty => return None,
+        State::Closed => FlowState::Closed,
+        State::Closing => FlowState::Closing,
+        State::Stale => FlowState::Stale,
+        State::Opening => FlowState::Opening,
+        State::Idle => FlowState::Idle,
+        State::Streaming => FlowState::Streaming,
+        State::Awaiting => FlowState::Awaiting,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_common::{
+        address::{Address, Endpoint},
+        header::{TCP, UDP},
+    };
+
+    use super::endpoint;
+
+    #[test]
+    fn a_vip_may_be_named_by_its_endpoint() {
+        let v4 = Address::from_v4([198, 51, 100, 1]);
+        for (text, expected) in [
+            ("198.51.100.1:443/tcp", Some(Endpoint::new(v4, 443, TCP))),
+            ("198.51.100.1:443/udp", Some(Endpoint::new(v4, 443, UDP))),
+            ("[2001:db8::1]:80/tcp", Some(Endpoint::new(v6(), 80, TCP))),
+            ("198.51.100.1:443", None),
+            ("198.51.100.1/tcp", None),
+            ("198.51.100.1:443/sctp", None),
+            ("chat", None),
+        ] {
+            assert_eq!(endpoint(text), expected, "{text}");
+        }
+    }
+
+    fn v6() -> Address {
+        Address::from("2001:db8::1".parse::<std::net::IpAddr>().expect("an address"))
+    }
+}
