@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     Change, Explanation, FlowEvent, FlowPage, FlowsRequest, Foresight, ForesightRequest, GovernorRequest,
-    ModeChange, RecordRequest, Request, Response, Snapshot, TraceRequest, Traced,
+    ModeChange, RecordRequest, Request, Response, Snapshot, TableShares, TraceRequest, Traced,
 };
 use crate::recording::Line;
 
@@ -144,6 +144,17 @@ impl Client {
         }
     }
 
+    /// Which backends a VIP's Maglev table leads to.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn table(&mut self, vip: &str) -> Result<TableShares, ClientError> {
+        match self.request(&Request::Table { vip: vip.to_owned() })? {
+            Response::Table(shares) => Ok(shares),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
     /// Says what the governor does, and changes it.
     ///
     /// # Errors
@@ -240,6 +251,7 @@ impl Client {
             Response::Explanation(_) => "an explanation",
             Response::Foresight(_) => "where a connection would go",
             Response::Flows(_) => "a page of flows",
+            Response::Table(_) => "the shares of a table",
             Response::Governed(_) => "what the governor does",
             Response::Event(_) => "an event",
             Response::Traced(_) => "the end of a trace",

@@ -23,6 +23,7 @@ mod record;
 mod server;
 mod signal;
 mod snapshot;
+mod table;
 mod trace;
 
 use std::future::Future;
@@ -46,6 +47,7 @@ pub use snapshot::{
     AdminState, Backend, Daemon, Events, Flows, Gpu, Health, HealthState, Interface, Kernel, NatSource,
     NextHop, Nvml, Reported, Snapshot, Vip,
 };
+pub use table::{BackendSlots, TableShares};
 pub use trace::{Candidate, FlowEvent, Lack, Lost, Outcome, TraceRequest, Traced, Tracing, Why};
 
 /// Longest request line, in bytes without its line feed; a longer one is refused and skipped.
@@ -76,6 +78,11 @@ pub enum Request {
     Foresee(ForesightRequest),
     /// A part of the flow table.
     Flows(FlowsRequest),
+    /// Which backends a VIP's Maglev table leads to.
+    Table {
+        /// Name of the VIP.
+        vip: String,
+    },
     /// What the governor does for VIPs, and what it shall do.
     Governor(GovernorRequest),
     /// Events of new flows as they come.
@@ -108,6 +115,8 @@ pub enum Response {
     Foresight(Box<Foresight>),
     /// To `flows`.
     Flows(FlowPage),
+    /// To `table`.
+    Table(TableShares),
     /// To `governor`, for each VIP that was meant.
     Governed(Vec<ModeChange>),
     /// To `trace`, once for each event.
@@ -233,6 +242,9 @@ pub trait Handler: Send + Sync + 'static {
 
     /// A part of the flow table.
     fn flows(&self, request: &FlowsRequest) -> impl Future<Output = Result<FlowPage, CommandError>> + Send;
+
+    /// Which backends a VIP's Maglev table leads to.
+    fn table(&self, vip: &str) -> impl Future<Output = Result<TableShares, CommandError>> + Send;
 
     /// Says what the governor does, and changes it.
     fn governor(

@@ -162,6 +162,7 @@ async fn converse<H: Handler>(stream: UnixStream, handler: &H) -> io::Result<()>
                     answer(handler.foresee(&request).await, |it| Response::Foresight(Box::new(it)))
                 }
                 Ok(Request::Flows(request)) => answer(handler.flows(&request).await, Response::Flows),
+                Ok(Request::Table { vip }) => answer(handler.table(&vip).await, Response::Table),
                 Ok(Request::Governor(request)) => {
                     answer(handler.governor(&request).await, Response::Governed)
                 }

@@ -15,8 +15,8 @@ use tokio::runtime::Runtime;
 use super::{
     AdminState, BindError, Change, Client, ClientError, CommandError, Daemon, Events, Explanation, FlowEvent,
     FlowPage, Flows, FlowsRequest, Foresight, ForesightRequest, GovernorRequest, Handler, Kernel, Lost,
-    MAX_REQUEST_BYTES, ModeChange, Outcome, RecordRequest, Sampling, Server, Snapshot, TraceRequest, Traced,
-    Tracing, Why,
+    MAX_REQUEST_BYTES, ModeChange, Outcome, RecordRequest, Sampling, Server, Snapshot, TableShares,
+    TraceRequest, Traced, Tracing, Why,
 };
 use crate::config::{GovernorMode, PolicyKind};
 use crate::dataplane::build::Build;
@@ -156,6 +156,10 @@ impl Handler for FakeDaemon {
             Some(page) => Err(CommandError::UnknownPage { page: page.clone() }),
             None => Ok(FlowPage { flows: Vec::new(), next: Some(request.limit.to_string()) }),
         }
+    }
+
+    async fn table(&self, vip: &str) -> Result<TableShares, CommandError> {
+        Err(CommandError::UnknownVip { name: vip.to_owned() })
     }
 
     async fn governor(&self, request: &GovernorRequest) -> Result<Vec<ModeChange>, CommandError> {

@@ -9,6 +9,7 @@ mod flows;
 mod gpu;
 mod manual;
 mod recording;
+mod shares;
 mod sim;
 mod status;
 mod table;
@@ -63,6 +64,8 @@ enum Command {
     Vips(View),
     /// Say which backend a client's next connection would get, and why
     Explain(flows::ExplainArgs),
+    /// Show which backends a VIP's Maglev table leads to, and how many slots moved last
+    Table(shares::TableArgs),
     /// List the flow table, or say where one flow is
     Flows(flows::FlowsArgs),
     /// Show new flows as they come: the candidates, their loads, the pick and why
@@ -160,6 +163,7 @@ fn dispatch(cli: Cli, run: impl FnOnce(Config, &Path) -> anyhow::Result<()>) -> 
             view.show(|| Ok(client.status()?.vips), |vips, _, colour| status::render_vips(vips, colour))
         }
         Command::Explain(args) => flows::explain(connect()?, &args),
+        Command::Table(args) => shares::run(connect()?, &args),
         Command::Flows(args) => flows::flows(connect()?, &args),
         Command::Trace(args) => trace::run(connect()?, &args),
         Command::Gpu(args) => gpu::run(&args, io::stdout().is_terminal() && colour_wanted()),

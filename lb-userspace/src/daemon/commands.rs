@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{core::Core, explaining, flows, lock, recording::Recording, snapshot, traces::Trace};
 use crate::api::{
     AdminState, Change, CommandError, Explanation, FlowPage, FlowsRequest, Foresight, ForesightRequest,
-    GovernorRequest, Handler, ModeChange, RecordRequest, Snapshot, TraceRequest,
+    GovernorRequest, Handler, ModeChange, RecordRequest, Snapshot, TableShares, TraceRequest,
 };
 use crate::dataplane::Error;
 
@@ -69,6 +69,10 @@ impl Handler for Commands {
     async fn flows(&self, request: &FlowsRequest) -> Result<FlowPage, CommandError> {
         let reader = flows::Reader::of(&lock(&self.0));
         tokio::task::block_in_place(|| reader.page(request))
+    }
+
+    async fn table(&self, vip: &str) -> Result<TableShares, CommandError> {
+        tokio::task::block_in_place(|| flows::table(&lock(&self.0), vip))
     }
 
     async fn governor(&self, request: &GovernorRequest) -> Result<Vec<ModeChange>, CommandError> {

@@ -1,11 +1,13 @@
-//! Single flows, for those who ask: what is in the flow table, and where a client's next connection would go.
+//! For those who ask: what is in the flow table, where a client's next connection would go, and whom a VIP's Maglev
+//! table leads to.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use lb_common::{
     address::Endpoint,
     header::{TCP, UDP},
     layout::{FlowInfo, Vip},
+    pick::Pool as _,
     slot::{AGE_MASK, State},
 };
 
@@ -16,14 +18,15 @@ use super::{
 };
 use crate::{
     api::{
-        CommandError, Flow, FlowEvent, FlowPage, FlowState, FlowsRequest, Foresight, ForesightRequest, Pick,
+        BackendSlots, CommandError, Flow, FlowEvent, FlowPage, FlowState, FlowsRequest, Foresight,
+        ForesightRequest, Pick, TableShares,
     },
     dataplane::{
         clock::{self, Clock},
         flows::{self, Found},
         foresight,
         loader::Maps,
-        pool,
+        pool::{self, VipPool},
     },
 };
 
@@ -102,7 +105,7 @@ impl Reader {
 }
 
 fn id(
-    names: &std::collections::HashMap<u16, String>,
+    names: &HashMap<u16, String>,
     wanted: Option<&String>,
     unknown: impl Fn(&String) -> CommandError,
 ) -> Result<Option<u16>, CommandError> {
@@ -136,6 +139,32 @@ pub fn foresee(core: &Core, request: &ForesightRequest) -> Result<Foresight, Com
             Some(Flow { client: Some(*client), ..reader.flow(&found)? })
         }),
         pick: Pick { backend, policy, why, hash, governor_silent, candidates },
+    })
+}
+
+/// Which backends the Maglev table of the VIP with this name leads to.
+///
+/// # Errors
+///
+/// When there is no such VIP.
+pub fn table(core: &Core, vip: &str) -> Result<TableShares, CommandError> {
+    let unknown = || CommandError::UnknownVip { name: vip.to_owned() };
+    let services = core.dataplane.steering.services();
+    let service = services.iter().find(|service| service.spec.name == vip).ok_or_else(unknown)?;
+    let row = pool::vip_at(&core.dataplane.maps(), &service.spec.endpoint).ok_or_else(unknown)?;
+    let pool = VipPool::new(core.dataplane.maps(), row);
+    let mut slots: HashMap<u16, u32> = HashMap::new();
+    (0..pool.size()).for_each(|slot| *slots.entry(pool.table(slot)).or_default() += 1);
+    let backends = service.backends.iter().zip(&service.spec.backends);
+    let backends = backends.map(|(id, spec)| BackendSlots {
+        backend: spec.name.clone(),
+        slots: slots.get(id).copied().unwrap_or(0),
+    });
+    Ok(TableShares {
+        vip: vip.to_owned(),
+        slots: pool.size(),
+        moved: service.moved(),
+        backends: backends.collect(),
     })
 }
 

@@ -47,6 +47,13 @@ pub struct Service {
     pub(super) table: Table,
 }
 
+impl Service {
+    /// Entries of its Maglev table that moved with the table's last change; none where that is not known.
+    pub const fn moved(&self) -> Option<u32> {
+        self.table.moved
+    }
+}
+
 /// What the kernel steers by.
 pub struct Steering {
     maps: Arc<Maps>,

@@ -18,6 +18,8 @@ pub struct Table {
     pub size: u32,
     /// Its members, by identity.
     pub members: Vec<Member>,
+    /// Entries that lead elsewhere than in the table before it; none where there was none, or one of another size.
+    pub moved: Option<u32>,
 }
 
 /// The arena has no run of free lines that is long enough.
@@ -42,10 +44,21 @@ impl Table {
         };
         let mut entries = vec![NOBODY; size as usize];
         maglev::build(&members, &mut entries, &mut vec![Scratch::default(); members.len()]);
+        let moved = (before.size == size && size > 0).then(|| before.differences(&entries, map));
         write(map, lines.start, &entries);
         let ids: Vec<u16> = members.iter().map(|member| member.backend).collect();
         write(map, lines.start + lines_for(size), &ids);
-        Some(Ok(Self { lines, size, members }))
+        Some(Ok(Self { lines, size, members, moved }))
+    }
+
+    /// Entries that differ from `others`.
+    fn differences(&self, others: &[u16], map: &Elements<[u16; TABLE_LINE]>) -> u32 {
+        let lines = others.chunks(TABLE_LINE).zip(self.lines.clone());
+        let differ = lines.map(|(others, line)| {
+            let own = map.read(line as usize);
+            own.iter().zip(others).filter(|(own, other)| own != other).count() as u32
+        });
+        differ.sum()
     }
 
     /// The first entry's number in `TABLE`.

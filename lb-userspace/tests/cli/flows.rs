@@ -1,8 +1,8 @@
 //! `explain`, `flows` and the lists of VIPs and backends, as their users see them.
 
 use guidevane::api::{
-    Candidate, CommandError, Flow, FlowPage, FlowState, FlowsRequest, Foresight, ForesightRequest, Lack,
-    Pick, Vip, Why,
+    BackendSlots, Candidate, CommandError, Flow, FlowPage, FlowState, FlowsRequest, Foresight,
+    ForesightRequest, Lack, Pick, TableShares, Vip, Why,
 };
 use guidevane::config::PolicyKind;
 
@@ -108,6 +108,44 @@ pub fn foresight(request: &ForesightRequest) -> Result<Foresight, CommandError> 
         },
         (other, _) => return Err(CommandError::UnknownVip { name: other.to_owned() }),
     })
+}
+
+/// One table that has changed, and one that has not.
+pub fn table(vip: &str) -> Result<TableShares, CommandError> {
+    let slots = |backend: &str, slots| BackendSlots { backend: backend.to_owned(), slots };
+    let shares = |slots, moved, backends| TableShares { vip: vip.to_owned(), slots, moved, backends };
+    match vip {
+        "chat" => Ok(shares(4093, Some(1365), vec![slots("gpu-0", 4093), slots("gpu-1", 0)])),
+        "code" => Ok(shares(0, None, vec![slots("cpu-0", 0)])),
+        _ => Err(CommandError::UnknownVip { name: vip.to_owned() }),
+    }
+}
+
+const CHAT: &str = "\
+chat: 4093 slots; 1365 (33.3 %) moved with the last change
+
+BACKEND  SLOTS  SHARE_PCT
+gpu-0     4093      100.0
+gpu-1        0        0.0
+";
+
+const CODE: &str = "\
+code: 0 slots; how many moved with the last change is not known
+
+BACKEND  SLOTS  SHARE_PCT
+cpu-0        0        0.0
+";
+
+#[test]
+fn a_table_shows_shares_and_what_moved() {
+    let daemon = Running::start();
+    let shown = |arguments: &[&str]| daemon.guidevane(&[&["table"], arguments].concat());
+    assert_output(&shown(&["chat"]), SUCCESS, CHAT, "");
+    assert_output(&shown(&["code"]), SUCCESS, CODE, "");
+    let json = shown(&["chat", "-o", "json"]);
+    assert_eq!(serde_json::from_slice::<TableShares>(&json.stdout).unwrap(), table("chat").unwrap());
+    let unknown = "error: no VIP is named `nope`; `guidevane status` lists them\n";
+    assert_output(&shown(&["nope"]), FAILURE, "", unknown);
 }
 
 const NEW: &str = "\

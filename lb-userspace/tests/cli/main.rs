@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use guidevane::api::{
     AdminState, Candidate, Change, CommandError, Correction, Damping, Explanation, Failed, FlowEvent,
     FlowPage, FlowsRequest, Foresight, ForesightRequest, GovernorRequest, Handler, HardwareFactor, Limit,
-    LimitOrigin, Lost, Measure, ModeChange, Outcome, RecordRequest, Server, Slowness, Snapshot, Terms,
-    TraceRequest, Tracing, Trust, Why,
+    LimitOrigin, Lost, Measure, ModeChange, Outcome, RecordRequest, Server, Slowness, Snapshot, TableShares,
+    Terms, TraceRequest, Tracing, Trust, Why,
 };
 use guidevane::config::{GovernorMode, PolicyKind};
 use nix::sys::signal::{Signal, kill};
@@ -195,6 +195,10 @@ impl Handler for FakeDaemon {
 
     async fn flows(&self, request: &FlowsRequest) -> Result<FlowPage, CommandError> {
         flows::page(request)
+    }
+
+    async fn table(&self, vip: &str) -> Result<TableShares, CommandError> {
+        flows::table(vip)
     }
 
     async fn governor(&self, request: &GovernorRequest) -> Result<Vec<ModeChange>, CommandError> {

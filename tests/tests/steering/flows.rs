@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
-use guidevane::api::{Flow, FlowPage, Foresight};
+use guidevane::api::{Flow, FlowPage, Foresight, TableShares};
 use guidevane_tests::daemon::{Daemon, binary};
 use tokio::{net::TcpSocket, runtime};
 
@@ -60,8 +60,22 @@ fn a_connection_goes_where_it_was_explained_to_go_and_is_found_among_the_flows()
         let other = guidevane(&daemon, &["explain", "[2001:db8::1]:4000", "v4"]);
         let said = String::from_utf8_lossy(&other.stderr).into_owned();
         assert!(said.contains("one is IPv4, the other IPv6"), "{said}");
+        check_table(&daemon);
         assert!(daemon.terminate().success(), "{}", daemon.log());
     }
+}
+
+/// The table shares out all its slots, and a drain moves at least those of the backend that goes.
+fn check_table(daemon: &Daemon) {
+    let sum = |shares: &TableShares| shares.backends.iter().map(|backend| backend.slots).sum::<u32>();
+    let before: TableShares = json(daemon, &["table", "v4"]);
+    assert!(before.slots > 0 && sum(&before) == before.slots, "{before:?}");
+    let drained = guidevane(daemon, &["backends", "drain", "v4-0"]);
+    assert!(drained.status.success(), "drain: {drained:?}");
+    let after: TableShares = json(daemon, &["table", "v4"]);
+    assert_eq!((after.backends[0].slots, sum(&after)), (0, before.slots), "{after:?}");
+    let moved = after.moved.unwrap_or_else(|| panic!("what moved is known: {after:?}"));
+    assert!(moved >= before.backends[0].slots && moved < before.slots / 2, "{before:?}, {after:?}");
 }
 
 /// Opens a connection from a port of its own, and is answered, so that it is more than half-open.
