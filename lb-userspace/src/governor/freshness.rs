@@ -31,18 +31,20 @@ struct Heard {
 }
 
 impl Freshness {
-    /// Something was said at `said` that is known at `now`. Nothing if it is no news; a source that has been silent for
+    /// Something was said at `said` that is known at `now`. Says whether it is news; a source that has been silent for
     /// its life may date anew.
-    pub(super) fn note(&mut self, now: Duration, said: Duration) {
+    pub(super) fn note(&mut self, now: Duration, said: Duration) -> bool {
         let heard = Heard { said, at: said.min(now) };
         let Some(last) = self.last else {
             self.last = Some(heard);
-            return;
+            return true;
         };
-        if said > last.said || self.trust(now) == 0.0 && said != last.said {
+        let news = said > last.said || self.trust(now) == 0.0 && said != last.said;
+        if news {
             let interval = heard.at.saturating_sub(last.at).min(LONGEST_INTERVAL);
             *self = Self { last: Some(heard), intervals: [self.intervals[1], interval] };
         }
+        news
     }
 
     /// How far it is believed at `now`, 0 to 1.
@@ -70,7 +72,9 @@ mod tests {
 
     fn heard(said: &[u64]) -> Freshness {
         let mut freshness = Freshness::default();
-        said.iter().for_each(|said| freshness.note(ms(*said), ms(*said)));
+        for said in said {
+            assert!(freshness.note(ms(*said), ms(*said)), "{said} ms is news");
+        }
         freshness
     }
 
@@ -92,10 +96,10 @@ mod tests {
     #[test]
     fn no_date_makes_what_was_said_younger_than_it_came() {
         let mut freshness = heard(&[1000]);
-        freshness.note(ms(1250), ms(90_000));
-        freshness.note(ms(1500), ms(90_000));
+        assert!(freshness.note(ms(1250), ms(90_000)));
+        assert!(!freshness.note(ms(1500), ms(90_000)));
         assert_eq!(freshness.trust(ms(3250)), 0.0);
-        freshness.note(ms(4000), ms(4000));
+        assert!(freshness.note(ms(4000), ms(4000)));
         assert_eq!(freshness.trust(ms(4000)), 1.0, "a clock that was set right");
     }
 }

@@ -5,12 +5,17 @@
 //! wait for a moment between two steps of the engine, for prefills before them, or for memory, and a limit that is too
 //! low keeps a good server empty. So it takes many reports in a row, of a batch that stands still although there
 //! are requests to add, and that is as large as it has lately been.
+//!
+//! What reports made ends with them: a limit that is too low keeps away the very flows that would show it.
 
 use std::{collections::VecDeque, time::Duration};
 
 use lb_common::slot::Gauge;
 
-use super::terms::{Input, LimitOrigin, LimitTerm, Reported};
+use super::{
+    freshness::Freshness,
+    terms::{Input, LimitOrigin, LimitTerm, Reported},
+};
 
 /// Reports in a row, each with a queue, that can make a limit: three seconds of the usual ones.
 const CONFIRMATIONS: usize = 12;
@@ -39,8 +44,7 @@ const RAISE: u32 = 16;
 /// The largest batch is remembered for one to two of these: one that memory bounds varies with its contexts.
 const PERIOD: Duration = Duration::from_secs(30);
 
-/// A server that has not reported for this long is judged by our own flows, looked at this often.
-const SILENCE: Duration = Duration::from_secs(2);
+/// A server that is not heard is judged by our own flows, looked at this often.
 const GLANCE: Duration = Duration::from_millis(250);
 
 /// So many of our own flows that await an answer may be in the batch, in prefill; and fewer that stream than the
@@ -72,6 +76,8 @@ impl Peak {
 struct Learned {
     flows: u32,
     confirmed: Duration,
+    /// By reports, not by our own flows.
+    reported: bool,
     /// When the next trial may be, and how long the one after it will wait.
     trial: Duration,
     patience: Duration,
@@ -85,19 +91,27 @@ pub(super) struct Limit {
     learned: Option<Learned>,
     /// The server's own setting.
     told: Option<u32>,
-    taken: Option<Duration>,
+    reports: Freshness,
+    /// Reports are believed, so that our own flows are not looked at.
+    heard: bool,
+    /// When our own flows were looked at last.
+    glanced: Duration,
     peak: Peak,
-    /// Batch and queue of the last reports, the newest last.
+    /// Batch and queue of the last reports or looks, the newest last.
     recent: VecDeque<(f64, f64)>,
 }
 
 impl Limit {
     /// Takes what there is to see at a server, if it is new.
     pub(super) fn tick(&mut self, now: Duration, input: &Input) {
-        self.told = input.reported.and_then(|report| report.sane().max_num_seqs);
-        let Some((running, waiting)) = self.look(now, input) else { return };
+        let report = input.reported.as_ref().map(Reported::sane);
+        let news = report.filter(|report| self.reports.note(now, report.taken_end));
+        self.hear(self.reports.trust(now) > 0.0);
+        let report = report.filter(|_| self.heard);
+        self.told = report.and_then(|report| report.max_num_seqs);
+        let Some((running, waiting)) = self.look(now, news.as_ref(), input) else { return };
         let running = running.min(LARGEST);
-        let memory = input.reported.as_ref().and_then(|report| report.sane().kv_usage);
+        let memory = report.and_then(|report| report.kv_usage);
         if memory.is_some_and(|usage| usage > MEMORY_BOUND) {
             self.recent.clear();
             return;
@@ -114,25 +128,28 @@ impl Limit {
         }
     }
 
-    /// Batch and queue: the server's word, or without one our own flows, as if streaming ones were its batch.
-    fn look(&mut self, now: Duration, input: &Input) -> Option<(f64, f64)> {
-        let report = input.reported.as_ref().map(Reported::sane);
-        let fresh = report.filter(|report| now.saturating_sub(report.taken_end) < SILENCE);
-        let at = fresh.map_or(now, |report| report.taken_end);
-        let next = self.taken.map_or(Duration::ZERO, |taken| match fresh {
-            Some(_) => taken + Duration::from_nanos(1),
-            None => taken + GLANCE,
-        });
-        if at < next {
+    /// Reports are believed from now on, or no longer.
+    fn hear(&mut self, heard: bool) {
+        if self.heard != heard {
+            self.heard = heard;
+            self.recent.clear();
+        }
+        self.learned = self.learned.filter(|learned| heard || !learned.reported);
+    }
+
+    /// Batch and queue, if they are new: the server's word, or without one our own flows, as if streaming ones were its
+    /// batch.
+    fn look(&mut self, now: Duration, news: Option<&Reported>, input: &Input) -> Option<(f64, f64)> {
+        if self.heard {
+            return news.and_then(|report| report.running.zip(report.waiting));
+        }
+        if now < self.glanced + GLANCE {
             return None;
         }
-        self.taken = Some(at);
-        let Some(report) = fresh else {
-            let batch = input.gauge(Gauge::Streaming);
-            let queue = input.gauge(Gauge::Awaiting).saturating_sub(PREFILLS);
-            return (batch >= SMALLEST).then_some((f64::from(batch), f64::from(queue)));
-        };
-        report.running.zip(report.waiting)
+        self.glanced = now;
+        let batch = input.gauge(Gauge::Streaming);
+        let queue = input.gauge(Gauge::Awaiting).saturating_sub(PREFILLS);
+        (batch >= SMALLEST).then_some((f64::from(batch), f64::from(queue)))
     }
 
     /// The size of a batch that stands still although requests wait.
@@ -148,6 +165,7 @@ impl Limit {
         let fresh = Learned {
             flows: batch,
             confirmed: now,
+            reported: self.heard,
             trial: now + FIRST_TRIAL,
             patience: FIRST_TRIAL,
             before_trial: None,
@@ -160,7 +178,7 @@ impl Limit {
             Some(_) => learned.patience = FIRST_TRIAL,
             None => {}
         }
-        (learned.flows, learned.confirmed) = (batch, now);
+        (learned.flows, learned.confirmed, learned.reported) = (batch, now, self.heard);
         learned.trial = now + learned.patience;
     }
 

@@ -30,6 +30,10 @@ const CLAIMED: f64 = 0.4;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
+/// The largest batch in a case where the server tells it, and in one where it shows.
+const SET: u32 = 7;
+const SHOWN: u32 = 40;
+
 /// The server that is slow, has eight requests of others, a full cache and a GPU at half of its clock.
 const LAME: usize = 3;
 
@@ -93,16 +97,22 @@ enum Claims {
     /// Reports without a word about memory.
     Counts,
     Hardware,
+    /// Reports that set a limit, or from whose queue one is learned.
+    Setting,
+    Queue,
 }
 
 impl Claims {
     fn input(self, kernel: Input, said: &Said) -> Input {
-        let kv_usage = said.report.kv_usage.filter(|_| self == Self::Reports);
-        Input {
-            reported: (self != Self::Hardware).then_some(Reported { kv_usage, ..said.report }),
-            hardware: (self == Self::Hardware).then_some(said.hardware),
-            ..kernel
-        }
+        let counts = Reported { kv_usage: None, ..said.report };
+        let reported = match self {
+            Self::Reports => Some(said.report),
+            Self::Counts => Some(counts),
+            Self::Hardware => None,
+            Self::Setting => Some(Reported { max_num_seqs: Some(SET), ..counts }),
+            Self::Queue => Some(Reported { running: Some(f64::from(SHOWN)), waiting: Some(5.0), ..counts }),
+        };
+        Input { reported, hardware: (self == Self::Hardware).then_some(said.hardware), ..kernel }
     }
 }
 
@@ -242,6 +252,26 @@ fn costs_forget_a_source_that_fails_within_two_seconds_and_follow_it_again() {
                 again.0 > CLAIMED && (again.1 - flows).abs() < 2.0,
                 "{what} (of all: {all}): {cost} and {flows} before, {again:?} again"
             );
+        }
+    }
+}
+
+#[test]
+fn limits_end_with_the_reports_that_made_them() {
+    for (what, _, failure) in CASES.into_iter().filter(|(what, ..)| what.starts_with("reports")) {
+        for (claims, limit) in [(Claims::Setting, SET), (Claims::Queue, SHOWN)] {
+            let mut run = Run::new(claims, failure, false);
+            run.go(Duration::ZERO, FAILS);
+            assert_eq!(run.outputs[LAME].limit, limit, "{what}: the claim does not count");
+            run.go(FAILS, FAILS + FORGOTTEN);
+            let mut now = FAILS + FORGOTTEN;
+            while now < RETURNS {
+                run.go(now, now + REPORTS);
+                now += REPORTS;
+                assert_eq!(run.outputs[LAME].limit, 0, "{what}, {:?} later", now - FAILS);
+            }
+            run.go(RETURNS, END);
+            assert_eq!(run.outputs[LAME].limit, limit, "{what}: again");
         }
     }
 }
