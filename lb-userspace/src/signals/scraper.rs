@@ -151,7 +151,9 @@ async fn scrape_forever<S: Source>(
             Err(_) => Err(SourceError::Timeout(options.timeout)),
         };
         let good = result.is_ok();
-        publish.send_modify(|scrape| record(what, scrape, result));
+        let failed = publish.borrow().consecutive_failures > 0;
+        say(what, failed, &result);
+        publish.send_modify(|scrape| record(scrape, result));
         if let Some(interval) = options.light_interval.filter(|_| good) {
             glance_until(next, interval, &mut source, options, publish).await;
         }
@@ -181,20 +183,23 @@ async fn glance_until<S: Source>(
     }
 }
 
-fn record<R>(what: &str, scrape: &mut Scrape<R>, result: Result<R, SourceError>) {
+/// Logs what has changed. The log may block, so nothing is locked here that others read.
+fn say<R>(what: &str, failed: bool, result: &Result<R, SourceError>) {
+    match result {
+        Ok(_) if failed => tracing::info!("{what} are readable again"),
+        Err(error) if !failed => tracing::warn!("{what} cannot be read: {error}"),
+        _ => {}
+    }
+}
+
+fn record<R>(scrape: &mut Scrape<R>, result: Result<R, SourceError>) {
     match result {
         Ok(reading) => {
-            if scrape.consecutive_failures > 0 {
-                tracing::info!("{what} are readable again");
-            }
             scrape.last = Some(reading);
             scrape.successes += 1;
             scrape.consecutive_failures = 0;
         }
         Err(error) => {
-            if scrape.consecutive_failures == 0 {
-                tracing::warn!("{what} cannot be read: {error}");
-            }
             scrape.failures.count(&error);
             scrape.consecutive_failures += 1;
             scrape.last_error = Some(error.to_string());

@@ -2,9 +2,11 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
+    thread,
     time::Duration,
 };
 
@@ -237,6 +239,47 @@ async fn a_server_that_takes_too_long_is_left_and_asked_anew() {
         server.be(Manner::Good);
         until(&mut scrapes, |s| s.successes >= 1).await;
     }
+}
+
+/// A log that is stuck in every line until another thread has read what the scraper publishes.
+#[derive(Clone, Default)]
+struct StuckLog {
+    scrapes: Arc<OnceLock<watch::Receiver<Scrape>>>,
+    read: Arc<AtomicUsize>,
+}
+
+impl io::Write for StuckLog {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let scrapes = self.scrapes.get().expect("nothing is logged before").clone();
+        let (done, read) = mpsc::channel();
+        thread::spawn(move || {
+            drop(scrapes.borrow());
+            done.send(())
+        });
+        if read.recv_timeout(PATIENCE).is_ok() {
+            self.read.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_was_scraped_can_be_read_while_the_log_is_stuck() {
+    let log = StuckLog::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let server = Server::start(Manner::Unavailable).await;
+    let mut scrapes = scraping(server.url(), patient());
+    log.scrapes.set(scrapes.clone()).expect("set once");
+    until(&mut scrapes, |s| s.failures.status >= 2).await;
+    server.be(Manner::Good);
+    until(&mut scrapes, |s| s.successes >= 2).await;
+    assert_eq!(log.read.load(Ordering::Relaxed), 2, "it says that it fails and that it is back, each once");
 }
 
 #[tokio::test]
