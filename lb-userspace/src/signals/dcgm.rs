@@ -2,7 +2,10 @@
 //!
 //! A source for hosts without an agent, and a slow one: the exporter asks the driver every 30 s.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use super::{
     exposition::{Sample, label, samples_of},
@@ -16,6 +19,10 @@ pub const CADENCE: Duration = Duration::from_secs(30);
 /// not supported, not permitted).
 const BLANK: f64 = 9e18;
 
+/// The most GPUs of a host, undivided or as instances: 64 GPUs of eight instances each are above what any has. An
+/// exposition that tells of more is none of an exporter's, and the rest of it is passed over.
+const MOST_UNITS: usize = 512;
+
 /// From this part of its time on a GPU counts as busy. A GPU with nothing to do lowers its clock by itself.
 const BUSY: f64 = 0.5;
 
@@ -23,9 +30,7 @@ const BUSY: f64 = 0.5;
 const SLOWED: u64 = 0x8 | 0x20 | 0x40 | 0x80;
 
 #[derive(Default)]
-struct Gpu<'a> {
-    /// What tells it apart: its number, or that and the instance's.
-    labels: (&'a str, Option<&'a str>),
+struct Gpu {
     utilization: Option<f64>,
     used: Option<f64>,
     free: f64,
@@ -39,7 +44,8 @@ struct Gpu<'a> {
 /// What `text` says of those of a host's GPUs that `gpus` names, by number or UUID; none named means all. None when
 /// there is nothing about them in it.
 pub fn read(text: &[u8], gpus: &[String], taken_start: Instant, taken_end: Instant) -> Option<Hardware> {
-    let mut found: Vec<Gpu<'_>> = Vec::new();
+    // By what tells them apart: a GPU's number, or that and the instance's.
+    let mut found: BTreeMap<_, Gpu> = BTreeMap::new();
     for sample in samples_of(text, |name| name.starts_with("DCGM_FI_")).flatten() {
         let Some(number) = label(sample.labels, "gpu") else { continue };
         let named = |name: &String| name == number || label(sample.labels, "UUID") == Some(name);
@@ -47,31 +53,29 @@ pub fn read(text: &[u8], gpus: &[String], taken_start: Instant, taken_end: Insta
             continue;
         }
         let labels = (number, label(sample.labels, "GPU_I_ID"));
-        let at = found.iter().position(|gpu| gpu.labels == labels).unwrap_or_else(|| {
-            found.push(Gpu { labels, ..Gpu::default() });
-            found.len() - 1
-        });
-        found[at].note(&sample);
+        if found.len() < MOST_UNITS || found.contains_key(&labels) {
+            found.entry(labels).or_default().note(&sample);
+        }
     }
     if found.is_empty() {
         return None;
     }
     Some(Hardware {
-        speed: found.iter().filter_map(Gpu::speed).reduce(f64::min),
+        speed: found.values().filter_map(Gpu::speed).reduce(f64::min),
         foreign: None,
         utilization: found
-            .iter()
+            .values()
             .filter_map(|gpu| gpu.utilization)
             .reduce(f64::max)
             .map(|part| part.min(1.0)),
-        memory: found.iter().filter_map(Gpu::memory).reduce(f64::max),
-        fault: found.iter().find_map(|gpu| gpu.fault),
+        memory: found.values().filter_map(Gpu::memory).reduce(f64::max),
+        fault: found.values().find_map(|gpu| gpu.fault),
         taken_start: taken_start.checked_sub(CADENCE).unwrap_or(taken_start),
         taken_end,
     })
 }
 
-impl Gpu<'_> {
+impl Gpu {
     fn note(&mut self, sample: &Sample<'_>) {
         const PERCENT: f64 = 100.0;
         let value = sample.value;
@@ -116,7 +120,7 @@ impl Gpu<'_> {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{CADENCE, Fault, Hardware, read};
+    use super::{CADENCE, Fault, Hardware, MOST_UNITS, read};
 
     const TWO: &str = r#"# HELP DCGM_FI_DEV_SM_CLOCK SM clock frequency (in MHz).
 # TYPE DCGM_FI_DEV_SM_CLOCK gauge
@@ -206,6 +210,17 @@ DCGM_FI_DEV_FB_USED{gpu="1", UUID="GPU-b"} 20000
                     DCGM_FI_DEV_FB_USED{gpu=\"0\",GPU_I_ID=\"2\"} 10\nDCGM_FI_DEV_FB_FREE{gpu=\"0\",GPU_I_ID=\"2\"} 30\n";
         let read = hardware(text, &["0"]).expect("known");
         assert_eq!((read.utilization, read.memory), (Some(0.25), Some(0.75)));
+    }
+
+    #[test]
+    fn more_gpus_than_a_host_can_have_are_passed_over() {
+        let line = |number: usize, percent| format!("DCGM_FI_DEV_GPU_UTIL{{gpu=\"{number}\"}} {percent}\n");
+        let mut text: String = (0..MOST_UNITS).map(|number| line(number, 10)).collect();
+        text += &line(MOST_UNITS, 90);
+        let utilization = |text: &str| hardware(text, &[]).and_then(|hardware| hardware.utilization);
+        assert_eq!(utilization(&text), Some(0.1));
+        text += &line(MOST_UNITS - 1, 80);
+        assert_eq!(utilization(&text), Some(0.8), "one that is known");
     }
 
     #[test]
