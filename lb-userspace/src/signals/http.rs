@@ -56,6 +56,9 @@ pub enum UrlError {
     /// Nowhere to connect to.
     #[error("it names no host")]
     NoHost,
+    /// A query, but nothing that is asked.
+    #[error("it has a query without a path; give the path too, as in /metrics?name=value")]
+    QueryAlone,
     /// Credentials have a file of their own.
     #[error("it holds a user name or password")]
     Credentials,
@@ -77,6 +80,9 @@ impl FromStr for MetricsUrl {
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() {
             return Err(UrlError::NoHost);
+        }
+        if uri.path_and_query().is_some_and(|path| path.as_str().starts_with('?')) {
+            return Err(UrlError::QueryAlone);
         }
         let port = uri.port_u16().unwrap_or(default);
         Ok(Self { uri, host, port, tls })
@@ -319,6 +325,7 @@ mod tests {
             ("http://[fd00::1]:8000/metrics?x=1", "fd00::1", 8000, Some("/metrics?x=1")),
             ("http://gpu-1", "gpu-1", 80, None),
             ("http://gpu-1/", "gpu-1", 80, None),
+            ("http://gpu-1/?x=1", "gpu-1", 80, Some("/?x=1")),
             ("https://gpu-1", "gpu-1", 443, None),
             ("https://gpu-1:8443/v1/metrics", "gpu-1", 8443, Some("/v1/metrics")),
         ] {
@@ -338,6 +345,8 @@ mod tests {
             ("http://", UrlError::Invalid("empty string".into())),
             ("http://:80/", UrlError::NoHost),
             ("http://me:pw@gpu-1/", UrlError::Credentials),
+            ("http://gpu-1:8000?x=1", UrlError::QueryAlone),
+            ("https://[fd00::1]?", UrlError::QueryAlone),
         ] {
             match url.parse::<MetricsUrl>() {
                 Err(UrlError::Invalid(_)) if matches!(reason, UrlError::Invalid(_)) => {}
