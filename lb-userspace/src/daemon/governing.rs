@@ -19,7 +19,10 @@ use lb_common::{
 };
 use tokio::sync::{oneshot, watch};
 
-use super::recording::{Frame, Recorders, Recording};
+use super::{
+    recording::{Frame, Recorders, Recording},
+    sources,
+};
 use crate::{
     dataplane::{clock::Clock, counters, loader::Maps},
     governor::{Explained, Governor, HardwareReading, Input, Mode, Options, Output, Reported},
@@ -183,11 +186,10 @@ impl Seat {
     /// With what was heard before there was a seat.
     fn new(mut subject: Subject, begun: Instant) -> Self {
         let reported =
-            subject.scrape.as_mut().and_then(|scrape| reported(&scrape.borrow_and_update(), begun));
-        let hardware = subject
-            .hardware
-            .as_mut()
-            .and_then(|hardware| hardware.borrow_and_update().as_ref().map(|last| hardware_of(last, begun)));
+            subject.scrape.as_mut().and_then(|scrape| sources::reported(&scrape.borrow_and_update(), begun));
+        let hardware = subject.hardware.as_mut().and_then(|hardware| {
+            hardware.borrow_and_update().as_ref().and_then(|last| sources::hardware(last, begun))
+        });
         Self { subject, reported, hardware }
     }
 
@@ -196,12 +198,13 @@ impl Seat {
         if let Some(scrape) = &mut self.subject.scrape
             && scrape.has_changed().unwrap_or(false)
         {
-            self.reported = reported(&scrape.borrow_and_update(), begun);
+            self.reported = sources::reported(&scrape.borrow_and_update(), begun);
         }
         if let Some(hardware) = &mut self.subject.hardware
             && hardware.has_changed().unwrap_or(false)
         {
-            self.hardware = hardware.borrow_and_update().as_ref().map(|last| hardware_of(last, begun));
+            self.hardware =
+                hardware.borrow_and_update().as_ref().and_then(|last| sources::hardware(last, begun));
         }
     }
 }
@@ -316,31 +319,6 @@ fn read(maps: &Maps, seat: &Seat) -> Input {
         reported: *reported,
         hardware: *hardware,
     }
-}
-
-fn hardware_of(last: &Hardware, begun: Instant) -> HardwareReading {
-    HardwareReading {
-        speed: last.speed,
-        foreign: last.foreign,
-        taken_start: last.taken_start.saturating_duration_since(begun),
-        taken_end: last.taken_end.saturating_duration_since(begun),
-    }
-}
-
-fn reported(scrape: &Scrape, begun: Instant) -> Option<Reported> {
-    let last = scrape.newest()?;
-    Some(Reported {
-        running: last.running,
-        waiting: last.waiting,
-        kv_usage: last.kv_usage,
-        generation_tokens: last.generation_tokens,
-        cadence: last.cadence,
-        prompt_tokens: last.prompt_tokens,
-        // A setting, which the small answers between two scrapes leave out.
-        max_num_seqs: scrape.last.as_ref().and_then(|last| last.max_num_seqs),
-        taken_start: last.taken_start.saturating_duration_since(begun),
-        taken_end: last.taken_end.saturating_duration_since(begun),
-    })
 }
 
 fn write(maps: &Maps, id: u16, output: &Output) {

@@ -26,6 +26,7 @@ mod recording;
 mod reload;
 mod shares;
 mod snapshot;
+mod sources;
 pub mod sweeping;
 mod telling;
 mod traces;
