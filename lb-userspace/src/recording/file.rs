@@ -222,7 +222,11 @@ mod tests {
             ),
             (
                 format!("{}\n", self::header(FORMAT + 1)),
-                "it:1: format 2 is not known, only 1; replay it with guidevane 9.8.7",
+                "it:1: format 3 is not known, only 2; replay it with guidevane 9.8.7",
+            ),
+            (
+                format!("{}\n{{\"sample\":{{\"a\":1}}}}\n", self::header(1)),
+                "it:1: format 1 is not known, only 2; replay it with guidevane 9.8.7",
             ),
             ("\u{0}\u{1}\n".into(), "it:1: no line of a recording: "),
         ] {

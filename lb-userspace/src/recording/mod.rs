@@ -2,7 +2,7 @@
 //! `record` and the files of `guidevane sim --record` alike.
 //!
 //! ```text
-//! {"recording":{"format":1,"version":"0.1.0","vips":[{"name":"chat","policy":"least",..,"backends":["gpu-0",..]}]}}
+//! {"recording":{"format":2,"version":"0.1.0","vips":[{"name":"chat","policy":"least",..,"backends":["gpu-0",..]}]}}
 //! {"sample":{"at_us":5000,"vips":[{"opening_cap":4294967295,"duty":16,"prompt":32768,"backends":[{..,"written":{..}},..]}]}}
 //! {"recorded":{"samples":1,"lost":0}}
 //! ```
@@ -23,7 +23,7 @@ use crate::config::{GovernorMode, PolicyKind};
 pub use file::{Recording, RecordingError, Segment, read};
 
 /// The version of this format; what is added later gets another one.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// A line of a recording.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
