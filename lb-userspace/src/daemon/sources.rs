@@ -1,4 +1,6 @@
 //! What sources last said, in the governor's terms and on its clock.
+//!
+//! What was said before that clock began is left out: it has no time to tell its age from.
 
 use std::time::Instant;
 
@@ -12,8 +14,8 @@ pub(super) fn hardware(last: &Hardware, begun: Instant) -> Option<HardwareReadin
     Some(HardwareReading {
         speed: last.speed,
         foreign: last.foreign,
-        taken_start: last.taken_start.saturating_duration_since(begun),
-        taken_end: last.taken_end.saturating_duration_since(begun),
+        taken_start: last.taken_start.checked_duration_since(begun)?,
+        taken_end: last.taken_end.checked_duration_since(begun)?,
     })
 }
 
@@ -30,8 +32,8 @@ pub(super) fn reported(scrape: &Scrape, begun: Instant) -> Option<Reported> {
         cadence: last.cadence,
         prompt_tokens: last.prompt_tokens,
         max_num_seqs: whole.and_then(|whole| whole.max_num_seqs),
-        taken_start: last.taken_start.saturating_duration_since(begun),
-        taken_end: last.taken_end.saturating_duration_since(begun),
+        taken_start: last.taken_start.checked_duration_since(begun)?,
+        taken_end: last.taken_end.checked_duration_since(begun)?,
     })
 }
 
@@ -39,8 +41,8 @@ pub(super) fn reported(scrape: &Scrape, begun: Instant) -> Option<Reported> {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::reported;
-    use crate::signals::{Observation, Scrape};
+    use super::{hardware, reported};
+    use crate::signals::{Hardware, Observation, Scrape};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -63,6 +65,26 @@ mod tests {
             assert_eq!((report.running, report.kv_usage), (Some(9.0), known), "{told:?}");
             assert_eq!((report.generation_tokens, report.max_num_seqs), (None, Some(32)), "{told:?}");
             assert_eq!(report.taken_end, SECOND * 2, "{told:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_before_the_clock_began_looks_younger_than_it_is() {
+        let old = Instant::now();
+        for (begun, age) in [(old, Some(Duration::ZERO)), (old + SECOND, None)] {
+            let reading = Hardware {
+                speed: Some(0.5),
+                foreign: None,
+                utilization: None,
+                memory: None,
+                fault: None,
+                taken_start: old,
+                taken_end: old + SECOND,
+            };
+            let told = hardware(&reading, begun);
+            assert_eq!(told.map(|reading| reading.taken_start), age);
+            let scrape = Scrape { last: Some(Observation::silent(old, old + SECOND)), ..Scrape::default() };
+            assert_eq!(reported(&scrape, begun).map(|report| report.taken_start), age);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The DCGM exporter's exposition: what it says of a host's GPUs.
 //!
-//! A source for hosts without an agent, and a slow one: the exporter asks the driver every 30 s.
+//! A source for hosts without an agent, and a slow one: the exporter asks the driver every 30 s. So it tells faults, and
+//! figures to look at. Its speed moves no cost: the governor takes no reading that may be older than two seconds.
 
 use std::{
     collections::BTreeMap,
