@@ -23,9 +23,6 @@ const SLOWER_THAN_AGE: f64 = 50.0;
 /// The fastest low pass, in seconds.
 const FASTEST: f64 = 1.0;
 
-/// Reports that are older when they come are not compared.
-const OLDEST: Duration = Duration::from_secs(2);
-
 /// Corrections below this many flows are noise.
 const NOISE: f64 = 0.5;
 
@@ -131,9 +128,7 @@ impl Correction {
 
     fn take(&mut self, now: Duration, report: &Reported, cadence: Duration) {
         let newest = self.report.map(|(taken, _)| taken);
-        if newest.is_some_and(|newest| report.taken_end <= newest)
-            || now.saturating_sub(report.taken_end) >= OLDEST
-        {
+        if newest.is_some_and(|newest| report.taken_end <= newest) {
             return;
         }
         let Some(running) = report.running else { return };

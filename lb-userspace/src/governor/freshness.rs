@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// The life of what was said: the kernel's own patience with a silent governor.
-const LIFE: Duration = Duration::from_secs(2);
+pub(super) const LIFE: Duration = Duration::from_secs(2);
 
 /// The same in intervals between two words of a source.
 const LIFE_INTERVALS: u32 = 4;

@@ -11,13 +11,14 @@
 use std::time::Duration;
 
 use super::{
+    freshness::LIFE,
     terms::{Hardware as Reading, HardwareTerm},
     theta::CHANGE_SECONDS,
 };
 
-/// Readings fade to nothing between these ages, in seconds. They come once a second.
+/// Readings fade to nothing between this age, in seconds, and the end of their life. They come once a second, and live
+/// no longer where they come more rarely: what a clock was says nothing of what it is.
 const GOOD: f64 = 1.5;
-const DEAD: f64 = 2.0;
 
 /// A GPU that gives less than this part of its work counts as one that gives this part; no factor is larger.
 const LEAST: f64 = 0.125;
@@ -145,7 +146,8 @@ impl Hardware {
 impl Now {
     fn of(now: Duration, reading: &Reading, queued: bool) -> Option<Self> {
         let age = now.saturating_sub(reading.taken_start.min(reading.taken_end));
-        let trust = ((DEAD - age.as_secs_f64()) / (DEAD - GOOD)).clamp(0.0, 1.0);
+        let left = LIFE.as_secs_f64() - age.as_secs_f64();
+        let trust = (left / (LIFE.as_secs_f64() - GOOD)).clamp(0.0, 1.0);
         let factors = Factors::of(reading).filter(|_| trust > 0.0)?;
         Some(Self { factors, recent: factors, trust, age, queued })
     }
