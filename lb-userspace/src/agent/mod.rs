@@ -8,6 +8,7 @@
 //! | [`clock`] | when a report was sent, by clocks that need not agree |
 //! | `vitals` | the host's CPU and memory, and requests a second |
 //! | [`server`] | the agent's end |
+//! | `lobby` | who may be on the way in there, before a certificate is seen |
 //! | [`subscriber`] | the daemon's end: what arrives is published as if it had been scraped |
 //! | `connection`, `url` | one subscription on the wire |
 //! | [`tls`], [`enroll`] | who may speak for which backend, and the certificates that say so |
@@ -18,6 +19,7 @@ pub mod clock;
 mod connection;
 pub mod enroll;
 pub mod fold;
+mod lobby;
 pub mod message;
 mod run;
 pub mod server;

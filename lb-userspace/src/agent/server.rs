@@ -8,13 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use futures::{Stream, stream};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Semaphore, watch},
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
@@ -25,6 +26,7 @@ use tonic_prost::ProstCodec;
 use super::{
     BACKEND_HEADER, INTERVAL_HEADER, LONGEST_INTERVAL, SHORTEST_INTERVAL,
     fold::{self, Known},
+    lobby::{Guest, Lobby},
     message::{Interval, METHOD, OrcaLoadReport, OrcaLoadReportRequest},
     vitals::{self, Vitals},
 };
@@ -39,7 +41,8 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 /// How long a subscriber may be silent, and then has to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// Subscriptions of one connection, one for each backend, and connections at once: more than there are balancers.
+/// Subscriptions of one connection, one for each backend, and connections with a certificate at once: more than there are
+/// balancers.
 const STREAMS: u32 = 64;
 const CONNECTIONS: usize = 256;
 
@@ -61,6 +64,7 @@ pub struct Served {
 }
 
 struct Agent {
+    connections: Semaphore,
     backends: Vec<Served>,
     vitals: watch::Receiver<Vitals>,
 }
@@ -68,20 +72,23 @@ struct Agent {
 /// Serves reports on `backends`, of which the first is the one that is meant where none is named. Never returns.
 pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, backends: Vec<Served>) -> Infallible {
     let vitals = vitals::spawn(backends.iter().map(|served| served.scrape.clone()).collect());
-    let agent = Arc::new(Agent { backends, vitals });
+    let agent = Arc::new(Agent { connections: Semaphore::new(CONNECTIONS), backends, vitals });
     let acceptor = TlsAcceptor::from(tls);
-    let mut connections = JoinSet::new();
+    let (lobby, mut connections) = (Lobby::new(), JoinSet::new());
     loop {
         while connections.try_join_next().is_some() {}
-        if connections.len() >= CONNECTIONS {
-            connections.join_next().await;
-            continue;
-        }
+        let place = lobby.place().await;
         match listener.accept().await {
             Ok((stream, peer)) => {
+                let Some(guest) = place.seat(peer.ip()) else {
+                    tracing::debug!(
+                        "connection from {peer}: others of its address have not shown a certificate"
+                    );
+                    continue;
+                };
                 let (acceptor, agent) = (acceptor.clone(), Arc::clone(&agent));
                 connections.spawn(async move {
-                    if let Err(error) = converse(stream, &acceptor, agent).await {
+                    if let Err(error) = converse(stream, guest, &acceptor, agent).await {
                         tracing::warn!("connection from {peer}: {error:#}");
                     }
                 });
@@ -94,13 +101,21 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, backends: Vec<
     }
 }
 
-async fn converse(stream: TcpStream, acceptor: &TlsAcceptor, agent: Arc<Agent>) -> anyhow::Result<()> {
+async fn converse(
+    stream: TcpStream,
+    guest: Guest,
+    acceptor: &TlsAcceptor,
+    agent: Arc<Agent>,
+) -> anyhow::Result<()> {
     // A report is one small segment and must not wait for the acknowledgement of the last one.
     stream.set_nodelay(true)?;
     let stream = timeout(HANDSHAKE_TIME, acceptor.accept(stream))
         .await
         .map_err(|_elapsed| anyhow::anyhow!("no TLS handshake within {HANDSHAKE_TIME:?}"))??;
-    let service = service_fn(move |request| answer(Arc::clone(&agent), request));
+    drop(guest);
+    let _connection = agent.connections.try_acquire().context("no more connections are served")?;
+    let agent = &agent;
+    let service = service_fn(move |request| answer(Arc::clone(agent), request));
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
