@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    process,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -218,5 +219,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 fn write(path: &Path, content: &[u8]) -> Result<()> {
     let context = || format!("could not write {}", path.display());
     fs::create_dir_all(path.parent().expect("a file lies in a folder")).with_context(context)?;
-    fs::write(path, content).with_context(context)
+    // Whole at any time: tests that run side by side each build what they load.
+    let part = path.with_extension(format!("{}.part", process::id()));
+    fs::write(&part, content).and_then(|()| fs::rename(&part, path)).with_context(context)
 }
