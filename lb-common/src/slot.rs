@@ -160,13 +160,12 @@ impl Slot {
     #[inline(always)]
     pub const fn asking(self, size: u32) -> Self {
         match self.state() {
-            State::Awaiting => Self(self.0 & !(STATE_MASK << STATE_SHIFT) | Self::asked(size)),
+            State::Awaiting => {
+                let above = (State::Awaiting as u64 + size as u64) & STATE_MASK;
+                Self(self.0 & !(STATE_MASK << STATE_SHIFT) | above << STATE_SHIFT)
+            }
             _ => self,
         }
-    }
-
-    const fn asked(size: u32) -> u64 {
-        ((State::Awaiting as u64 + size as u64) & STATE_MASK) << STATE_SHIFT
     }
 
     /// The size of the request that awaits its answer; 0 in other states.

@@ -9,7 +9,7 @@
 
 use crate::{
     branchless::{Hide, below, smaller},
-    layout::{PORT_SETS, RESERVED_SETS},
+    layout::{PORT_SETS, RESERVED_SETS, Vip, backend_bits, vip_flags},
     slot::{self, Slot, State},
     track::{Event, Verdict},
 };
@@ -48,6 +48,36 @@ pub const fn other_set(set: u32, tag: u64, mask: u32) -> u32 {
     // The odd multiplier of MurmurHash2; the low bit set keeps the two apart.
     let step = ((tag >> 32) as u32).wrapping_mul(0x5bd1_e995) >> 3 | 1;
     (set ^ step) & mask
+}
+
+/// The two sets of a VIP's flow; `mask` is the number of sets less one, where slots are no ports.
+#[inline(always)]
+pub const fn sets(hash: u64, vip: &Vip, mask: u32) -> [u32; 2] {
+    if vip.flags & vip_flags::SOURCE_NAT == 0 {
+        return pair(hash, mask);
+    }
+    let [first, second] = pair(hash, (vip.sources as u32).wrapping_mul(PORT_SETS).wrapping_sub(1));
+    [vip.ports + port_set(first), vip.ports + port_set(second)]
+}
+
+#[inline(always)]
+const fn pair(hash: u64, mask: u32) -> [u32; 2] {
+    let first = first_set(hash, mask);
+    [first, other_set(first, slot::tag(hash), mask)]
+}
+
+/// Whether a flow in the table is picked anew: it was closed, or its backend, which has this control word, is down.
+/// `datagram` flows have no connection to lose, so any of their packets may move them.
+#[inline(always)]
+pub const fn wants_another(slot: Slot, control: u32, datagram: bool) -> bool {
+    if matches!(slot.state(), State::Closed) && !datagram {
+        return true;
+    }
+    const ALIVE: u32 = backend_bits::PRESENT | backend_bits::HEALTHY;
+    // What follows a FIN is a new connection: it may not go where new ones are not welcome.
+    let closing = matches!(slot.state(), State::Closing);
+    let wanted = if closing { backend_bits::ELIGIBLE } else { ALIVE };
+    control & wanted != wanted
 }
 
 /// Looks for a flow in a set.

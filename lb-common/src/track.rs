@@ -79,8 +79,8 @@ pub struct Track {
     /// The client's acknowledgement when the request went out, or when it was last noted. In `nat`, and
     /// half-open, the acknowledgement that would confirm the server's SYN-ACK.
     pub baseline: u32,
-    /// [`FINISHED`], [`ANSWERED`], [`TLS`] and [`BOTH_WAYS`], whether session tickets may come, a count of SYNs sent again, and how much
-    /// the request under way asks.
+    /// [`FINISHED`], [`ANSWERED`], [`TLS`] and [`BOTH_WAYS`], whether session tickets may come and how much has, a count
+    /// of SYNs sent again, and how much the request under way asks.
     pub flags: u32,
 }
 
@@ -90,7 +90,7 @@ impl Track {
     const fn ask(self, payload: u32) -> Self {
         let asked = (self.flags >> ASKED) + (payload + ASKED_UNIT / 2) / ASKED_UNIT;
         let asked = if asked > ASKED_MOST { ASKED_MOST } else { asked };
-        Self { flags: self.flags & ((1 << ASKED) - 1) | asked << ASKED, ..self }
+        Self { flags: self.flags & !ASKED_MASK | asked << ASKED, ..self }
     }
 
     /// Whether what comes may be session tickets, which are no answer: see [`Track::excuse`].
@@ -160,20 +160,19 @@ const EARLY_MASK: u32 = 0xff << EARLY;
 /// Two tickets of some 250 bytes are the rule (OpenSSL's default), and headers may come with them. More is an answer.
 const EARLY_MOST: u32 = (EARLY_MASK >> EARLY) * EARLY_UNIT;
 
-/// Whether it is too early for an answer, so long after the first request of a TLS connection:
-/// tickets, and headers that do not wait for a first token, are there after a round trip. The handshake took one too, and
-/// longer than `handshake` and [`GRACE_NS`] nobody waits for tickets.
-#[inline(always)]
-pub const fn is_early(since_request_ns: u64, handshake_ns: u64) -> bool {
-    let trip = if handshake_ns < TRIP_NS { handshake_ns } else { TRIP_NS };
-    since_request_ns <= trip + GRACE_NS
-}
-
 /// A handshake that took longer than a round trip round the world was a client that took its time.
 const TRIP_NS: u64 = 300_000_000;
 
 /// Linux holds an acknowledgement back by 40 ms at most (`TCP_DELACK_MIN`), and a busy server may need 4 ms.
 const GRACE_NS: u64 = 44_000_000;
+
+/// Whether it is too early for an answer, so long after the first request of a TLS connection: tickets, and headers
+/// that do not wait for a first token, are there after a round trip, as long as the handshake took.
+#[inline(always)]
+pub const fn is_early(since_request_ns: u64, handshake_ns: u64) -> bool {
+    let trip = if handshake_ns < TRIP_NS { handshake_ns } else { TRIP_NS };
+    since_request_ns <= trip + GRACE_NS
+}
 
 /// More than servers say before they have the whole request: a status line of HTTP is shorter than its headers, and
 /// `100 Continue` and updates of HTTP/2's windows are all there is.
@@ -182,7 +181,8 @@ const SHORTEST_ANSWER: i32 = 64;
 /// From which bit on the flags hold how much was asked, in units of so many bytes: twelve bits, 256 KiB.
 const ASKED: u32 = 20;
 const ASKED_UNIT: u32 = 64;
-const ASKED_MOST: u32 = u32::MAX >> ASKED;
+const ASKED_MASK: u32 = u32::MAX << ASKED;
+const ASKED_MOST: u32 = ASKED_MASK >> ASKED;
 
 /// Where the flags count SYNs sent again without an answer, in two bits.
 const RETRANSMITS: u32 = 8;
@@ -328,7 +328,7 @@ fn answered(track: Track, segment: &Segment, asks: bool) -> Verdict {
 
 #[inline(always)]
 fn request(track: Track, segment: &Segment) -> Verdict {
-    let flags = track.flags & ((1 << ASKED) - 1);
+    let flags = track.flags & !ASKED_MASK;
     let track = Track { baseline: segment.acknowledged, flags, ..track };
     Verdict { state: State::Awaiting, track, event: Event::Request }
 }

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
 use lb_common::{
     address::Address,
     flow::FlowKey,
-    layout::{FlowInfo, Histogram, PORT_SETS, Vip, backend_bits, vip_flags},
+    layout::{FlowInfo, Histogram, Vip, backend_bits, vip_flags},
     siphash::Key,
     slot::{self, Gauge, Slot, State},
     table::{self, Found, SPARE, SPARE_PORT, WAYS, Word as _},
@@ -85,24 +85,10 @@ struct Sets {
 impl Sets {
     #[inline(always)]
     fn of(hash: u64, vip: &Vip) -> Self {
-        if vip.flags & vip_flags::SOURCE_NAT == 0 {
-            let (first, second) = Self::pair(hash, SET_MASK.load());
-            return Self { first, second, most: u32::MAX };
-        }
+        let [first, second] = table::sets(hash, vip, SET_MASK.load());
         // What lives in a port is never pushed out of it.
-        let (first, second) =
-            Self::pair(hash, u32::from(vip.sources).wrapping_mul(PORT_SETS).wrapping_sub(1));
-        Self {
-            first: vip.ports + table::port_set(first),
-            second: vip.ports + table::port_set(second),
-            most: SPARE_PORT,
-        }
-    }
-
-    #[inline(always)]
-    fn pair(hash: u64, mask: u32) -> (u32, u32) {
-        let first = table::first_set(hash, mask);
-        (first, table::other_set(first, slot::tag(hash), mask))
+        let most = if vip.flags & vip_flags::SOURCE_NAT == 0 { u32::MAX } else { SPARE_PORT };
+        Self { first, second, most }
     }
 }
 
@@ -341,10 +327,7 @@ impl Flow {
             self.refresh(vip);
             return None;
         };
-        let numbers = match expects_tickets(state, &numbers, line) {
-            true => numbers.excuse(segment.acknowledged),
-            false => numbers,
-        };
+        let numbers = excused(state, numbers, line, segment.acknowledged);
         let verdict = if segment.flags.opens() {
             track::on_syn(state, numbers, segment)
         } else if track::is_quiet(state, segment) {
@@ -379,10 +362,7 @@ impl Flow {
             return;
         }
         let end = segment.sequence.wrapping_add(segment.payload);
-        let numbers = match expects_tickets(state, &noted, line) {
-            true => noted.excuse(end),
-            false => noted,
-        };
+        let numbers = excused(state, noted, line, end);
         let verdict = if segment.flags.has(Flags::RST) {
             Verdict { state: State::Closed, track: numbers, event: Event::None }
         } else {
@@ -486,18 +466,18 @@ impl Flow {
     }
 }
 
-/// Whether what a flow's server sends now is too early for an answer.
+/// A flow's numbers, now that its server has sent up to `end`: which is no progress where it is too early for an answer.
 #[inline(always)]
-fn expects_tickets(state: State, numbers: &Track, line: *const FlowInfo) -> bool {
+fn excused(state: State, numbers: Track, line: *const FlowInfo, end: u32) -> Track {
     if !matches!(state, State::Awaiting) || !numbers.has_tickets() {
-        return false;
+        return numbers;
     }
     // SAFETY: the pointer is to a whole element of the map, plain numbers.
     let FlowInfo { opened_at, request_at, .. } = unsafe { &*line };
     let opened_at = (opened_at >> Histogram::UNIT_SHIFT) as u32;
     let spans = [units().wrapping_sub(*request_at), request_at.wrapping_sub(opened_at)];
     let [since_request, handshake] = spans.map(|span| u64::from(span) << Histogram::UNIT_SHIFT);
-    track::is_early(since_request, handshake)
+    if track::is_early(since_request, handshake) { numbers.excuse(end) } else { numbers }
 }
 
 /// Begins the cold line of a flow: whose it is, and since when; its numbers are for the caller to write.

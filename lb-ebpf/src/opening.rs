@@ -4,11 +4,12 @@ use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use lb_common::{
     flow::FlowKey,
     header::TCP,
-    layout::{FlowInfo, Mode, Vip, backend_bits, vip_flags},
+    layout::{FlowInfo, Mode, Vip, vip_flags},
     maglev::NOBODY,
     pick::Policy,
     reason::Reason,
-    slot::{Slot, State},
+    slot::Slot,
+    table,
     track::{self, Track},
 };
 
@@ -136,18 +137,11 @@ pub fn affinity(vip: &Vip, key: &FlowKey, hash: u64) -> u64 {
     flows::guidevane_client_hash(high, low, key.vip.into())
 }
 
-/// Whether a flow in the table is picked anew: it was closed, or its backend is down. `datagram` flows
-/// have no connection to lose, so any of their packets may move them.
+/// See [`table::wants_another`].
 #[inline(always)]
 pub fn wants_another(flow: &Flow, datagram: bool) -> bool {
-    if flow.slot.state() as u8 == State::Closed as u8 && !datagram {
-        return true;
-    }
-    const ALIVE: u32 = backend_bits::PRESENT | backend_bits::HEALTHY;
-    // What follows a FIN is a new connection: it may not go where new ones are not welcome.
-    let closing = flow.slot.state() as u8 == State::Closing as u8;
-    let wanted = if closing { backend_bits::ELIGIBLE } else { ALIVE };
-    backends::backend(flow.slot.backend()).is_none_or(|(control, _)| control & wanted != wanted)
+    let backend = backends::backend(flow.slot.backend());
+    backend.is_none_or(|(control, _)| table::wants_another(flow.slot, control, datagram))
 }
 
 /// Writes the cold line of a new flow.

@@ -4,7 +4,7 @@
 
 use lb_common::{
     flow::FlowKey,
-    layout::{FlowInfo, PORT_SETS, Vip, vip_flags},
+    layout::{FlowInfo, Vip},
     slot::{self, Slot, State},
     table::{self, WAYS},
 };
@@ -22,26 +22,12 @@ pub struct Found {
 
 /// The flow of a VIP with this hash; none when it is not in the table.
 pub fn find(maps: &Maps, vip: &Vip, hash: u64) -> Option<Found> {
-    sets(maps, vip, hash).into_iter().find_map(|set| {
+    table::sets(hash, vip, maps.meta.read(0).flow_sets - 1).into_iter().find_map(|set| {
+        let set = set as usize;
         let words: [FlowWord<'_>; WAYS] = std::array::from_fn(|way| FlowWord(maps.flows.word(set, way * 8)));
         let table::Found { position, slot } = table::find(&words, slot::tag(hash));
         (slot != Slot::EMPTY).then_some(Found { number: set * WAYS + position, slot })
     })
-}
-
-/// The two sets that a flow may lie in.
-fn sets(maps: &Maps, vip: &Vip, hash: u64) -> [usize; 2] {
-    let pair = |mask: u32| {
-        let first = table::first_set(hash, mask);
-        [first, table::other_set(first, slot::tag(hash), mask)]
-    };
-    let ports = vip.flags & vip_flags::SOURCE_NAT != 0;
-    let sets = match ports {
-        true => pair(u32::from(vip.sources).wrapping_mul(PORT_SETS).wrapping_sub(1))
-            .map(|set| vip.ports + table::port_set(set)),
-        false => pair(maps.meta.read(0).flow_sets - 1),
-    };
-    sets.map(|set| set as usize)
 }
 
 /// Slots of the table, ports of one-armed `nat` included.

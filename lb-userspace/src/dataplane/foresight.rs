@@ -9,11 +9,11 @@ use lb_common::{
     event::{Event, Kind, Sight},
     flow::FlowKey,
     header::TCP,
-    layout::{Vip, backend_bits, vip_flags},
+    layout::{Vip, vip_flags},
     maglev::NOBODY,
     pick::{CANDIDATES, Pool as _, Weighed},
     reason::Reason,
-    slot::{Slot, State},
+    table,
 };
 
 use super::{
@@ -51,7 +51,10 @@ pub fn foresee(maps: &Arc<Maps>, vip: Vip, client: SocketAddr, jiffies: u64) -> 
     let hash = flow.hash(key);
     let affinity = if vip.flags & vip_flags::CLIENT_AFFINITY == 0 { hash } else { flow.client_hash(key) };
     let known = flows::find(maps, &vip, hash);
-    let goes_on = known.is_some_and(|found| !wants_another(maps, found.slot, vip.endpoint.protocol));
+    let goes_on = known.is_some_and(|Found { slot, .. }| {
+        let control = maps.backends.read(usize::from(slot.backend())).control;
+        !table::wants_another(slot, control, vip.endpoint.protocol != TCP)
+    });
     Foresight { known, goes_on, pick: picked(maps, vip, &flow, hash, affinity, jiffies) }
 }
 
@@ -96,14 +99,4 @@ fn picked(maps: &Arc<Maps>, vip: Vip, flow: &FlowKey, hash: u64, affinity: u64, 
             ..event
         },
     }
-}
-
-/// Whether a flow in the table is picked anew when its client opens it again: it was closed, or its backend is down.
-fn wants_another(maps: &Maps, slot: Slot, protocol: u8) -> bool {
-    if slot.state() == State::Closed && protocol == TCP {
-        return true;
-    }
-    const ALIVE: u32 = backend_bits::PRESENT | backend_bits::HEALTHY;
-    let wanted = if slot.state() == State::Closing { backend_bits::ELIGIBLE } else { ALIVE };
-    maps.backends.read(usize::from(slot.backend())).control & wanted != wanted
 }
