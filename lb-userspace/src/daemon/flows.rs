@@ -1,7 +1,7 @@
 //! For those who ask: what is in the flow table, where a client's next connection would go, and whom a VIP's Maglev
 //! table leads to.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use lb_common::{
     address::Endpoint,
@@ -22,7 +22,7 @@ use crate::{
         ForesightRequest, Pick, TableShares,
     },
     dataplane::{
-        clock::{self, Clock},
+        clock,
         flows::{self, Found},
         foresight,
         loader::Maps,
@@ -39,14 +39,20 @@ const PAGE: usize = 1000;
 /// What it takes to tell of flows, apart from the core: nobody waits for a listing.
 pub struct Reader {
     maps: Arc<Maps>,
-    clock: Arc<Clock>,
     names: Names,
+    /// The kernel's tick counter, the same on the clock of slots, and how long one tick of that lasts.
+    jiffies: u64,
+    now: u32,
+    tick: Duration,
 }
 
 impl Reader {
-    /// As names are now.
+    /// As names and times are now.
     pub fn of(core: &Core) -> Self {
-        Self { maps: core.dataplane.maps(), clock: core.dataplane.clock(), names: core.names() }
+        let (maps, jiffies) = (core.dataplane.maps(), core.dataplane.clock().jiffies());
+        let meta = maps.meta.read(0);
+        let now = (jiffies >> meta.age_shift) as u32 & AGE_MASK;
+        Self { maps, names: core.names(), jiffies, now, tick: age_tick(&meta) }
     }
 
     /// A part of the table.
@@ -84,9 +90,7 @@ impl Reader {
     }
 
     fn silent_seconds(&self, found: &Found) -> f64 {
-        let meta = self.maps.meta.read(0);
-        let now = (self.clock.jiffies() >> meta.age_shift) as u32 & AGE_MASK;
-        f64::from(found.slot.silent_for(now)) * age_tick(&meta).as_secs_f64()
+        f64::from(found.slot.silent_for(self.now)) * self.tick.as_secs_f64()
     }
 
     fn flow(&self, found: &Found) -> Option<Flow> {
@@ -126,7 +130,7 @@ pub fn foresee(core: &Core, request: &ForesightRequest) -> Result<Foresight, Com
         return Err(CommandError::OtherFamily { client: *client, vip: vip.clone() });
     }
     let reader = Reader::of(core);
-    let foreseen = foresight::foresee(&reader.maps, row, *client, reader.clock.jiffies());
+    let foreseen = foresight::foresee(&reader.maps, row, *client, reader.jiffies);
     let FlowEvent { backend, policy, why, hash, governor_silent, candidates, .. } =
         tell(&foreseen.pick, &reader.names);
     Ok(Foresight {

@@ -279,12 +279,8 @@ impl Worker {
             for (seat, output) in seats.iter().zip(outputs.iter()) {
                 write(&self.maps, seat.subject.id, output);
             }
-            let total = Total {
-                opening_cap: governor.opening_cap(),
-                duty: ward.duty.unwrap_or_else(|| governor.duty()),
-                prompt: governor.prompt(),
-                ..Total::default()
-            };
+            let total = governor.total();
+            let total = Total { duty: ward.duty.unwrap_or(total.duty), ..total };
             write_total(&self.maps, ward.vip, &total);
             if let Some(vips) = &mut recorded {
                 vips.push(VipSample::of(&total, inputs, outputs));

@@ -36,6 +36,7 @@ mod tests;
 use std::time::Duration;
 
 use lb_common::{
+    layout::Total,
     pick::{COST_MAX, FLOW},
     slot::Gauge,
 };
@@ -257,6 +258,16 @@ impl Governor {
     /// The part of a usual request that one of [`lb_common::slot::Gauge::Prompts`] is, in [`lb_common::pick::PROMPT`]ths.
     pub fn prompt(&self) -> u32 {
         self.prompts.part()
+    }
+
+    /// What holds for all backends, as the kernel takes it; it has no gauges.
+    pub fn total(&self) -> Total {
+        Total {
+            opening_cap: self.opening_cap(),
+            duty: self.duty(),
+            prompt: self.prompt(),
+            ..Total::default()
+        }
     }
 
     /// Carries what is known of backends over to new positions: for each new position, where the backend was,

@@ -4,7 +4,6 @@ use std::{collections::VecDeque, time::Duration};
 
 use lb_common::{
     flow::{mix, reduce},
-    layout::Total,
     pick::{self, Context, Rule},
     slot::{self, Gauge, Slot},
 };
@@ -120,13 +119,7 @@ impl Balancer {
 
     /// What the last tick was told, and what it wrote.
     pub(super) fn sample(&self) -> VipSample {
-        let total = Total {
-            opening_cap: self.governor.opening_cap(),
-            duty: self.governor.duty(),
-            prompt: self.governor.prompt(),
-            ..Total::default()
-        };
-        VipSample::of(&total, &self.inputs, &self.view.outputs)
+        VipSample::of(&self.governor.total(), &self.inputs, &self.view.outputs)
     }
 
     /// Chooses a server for a request; `hash` is its flow's.
