@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::status::reasons;
 use super::table::{cell, numbers, repaint, table, words};
+use super::view::Form;
 use super::{colour_wanted, print};
 use crate::config::XdpMode;
 use crate::decap::{self, Counts, Event, Mode, Options, Prefix};
@@ -51,8 +52,8 @@ pub(super) struct DecapArgs {
     #[arg(long, value_name = "PREFIX")]
     from: Vec<Prefix>,
     /// Form of the counts
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    output: Form,
     /// Show the counts every second, not only at the end; with `-o json`, one object a line
     #[arg(long)]
     watch: bool,
@@ -66,14 +67,6 @@ enum ModeArg {
     Native,
     /// In the network stack: any interface, but slower
     Generic,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
-enum Output {
-    /// Columns
-    Table,
-    /// Everything, for programs
-    Json,
 }
 
 /// The counts for programs.
@@ -174,13 +167,13 @@ fn tell(args: &DecapArgs, event: &Event<'_>) -> anyhow::Result<()> {
 fn show(args: &DecapArgs, report: &Report<'_>) -> anyhow::Result<()> {
     let terminal = io::stdout().is_terminal();
     let picture = match args.output {
-        Output::Table => report.table(terminal && colour_wanted()),
-        Output::Json if args.watch => serde_json::to_string(report)? + "\n",
-        Output::Json => serde_json::to_string_pretty(report)? + "\n",
+        Form::Table => report.table(terminal && colour_wanted()),
+        Form::Json if args.watch => serde_json::to_string(report)? + "\n",
+        Form::Json => serde_json::to_string_pretty(report)? + "\n",
     };
     match args.output {
-        Output::Table if args.watch && terminal => print(&repaint(&picture)),
-        Output::Table if args.watch => print(&format!("{picture}\n")),
+        Form::Table if args.watch && terminal => print(&repaint(&picture)),
+        Form::Table if args.watch => print(&format!("{picture}\n")),
         _ => print(&picture),
     }
 }

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
 use super::table::{Cell, Colour, cell, cell_or_nothing, table, words};
+use super::view::Form;
 use crate::config::{Config, DEFAULT_FILE};
 use crate::doctor::{Finding, Verdict, examine, gather};
 
@@ -18,16 +19,8 @@ pub(super) struct DoctorArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Form of the output
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
-enum Output {
-    /// A line for each finding
-    Table,
-    /// Everything, for programs
-    Json,
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    output: Form,
 }
 
 /// All findings, for programs.
@@ -43,8 +36,8 @@ pub(super) fn run(args: &DoctorArgs, colour: bool) -> anyhow::Result<()> {
     let config = args.config.as_deref().or(default).map(Config::load).transpose()?;
     let findings = examine(&gather(config.as_ref())?);
     super::print(&match args.output {
-        Output::Table => render(&findings, colour),
-        Output::Json => serde_json::to_string_pretty(&report(&findings))? + "\n",
+        Form::Table => render(&findings, colour),
+        Form::Json => serde_json::to_string_pretty(&report(&findings))? + "\n",
     })?;
     match findings.iter().filter(|finding| finding.verdict == Verdict::Fail).count() {
         0 => Ok(()),

@@ -2,10 +2,11 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
 use super::table::{Cell, Colour, Column, cell, cell_or_nothing, numbers, table, words};
+use super::view::Form;
 use crate::config::Nvml;
 use crate::gpu::{
     Cost, Driver,
@@ -16,19 +17,11 @@ use crate::gpu::{
 #[derive(Debug, Args)]
 pub(super) struct GpuArgs {
     /// Form of the output
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    output: Form,
     /// The driver's library: a path, or a name that the dynamic linker finds
     #[arg(long, value_name = "LIBRARY", default_value = Nvml::LIBRARY)]
     library: PathBuf,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
-enum Output {
-    /// The columns that matter most
-    Table,
-    /// Everything that is read
-    Json,
 }
 
 /// All that is shown.
@@ -51,8 +44,8 @@ pub(super) fn run(args: &GpuArgs, colour: bool) -> anyhow::Result<()> {
     let (calls, spent, _) = cost.so_far();
     let shown = Shown { driver_version, nvml_version, survey, calls, spent_seconds: spent.as_secs_f64() };
     super::print(&match args.output {
-        Output::Table => render(&shown, colour),
-        Output::Json => serde_json::to_string_pretty(&shown)? + "\n",
+        Form::Table => render(&shown, colour),
+        Form::Json => serde_json::to_string_pretty(&shown)? + "\n",
     })
 }
 

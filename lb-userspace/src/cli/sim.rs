@@ -9,10 +9,13 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
-use super::recording::{self, RecordingArgs};
+use super::{
+    recording::{self, RecordingArgs},
+    view::Form,
+};
 use crate::{
     api::{Client, ClientError},
     sim::{Cluster, Policy, PreLoad, Reports, Study, trace},
@@ -94,22 +97,14 @@ pub(super) struct SimArgs {
     #[arg(long, default_value_t = 0.1, value_parser = part)]
     warm_up: f64,
     /// Form of the output
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    output: Form,
     /// Write the figures as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Draw the figures
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
-enum Output {
-    /// For people
-    Table,
-    /// For programs
-    Json,
 }
 
 fn number(text: &str, from: f64, to: f64) -> Result<f64, String> {
@@ -172,8 +167,8 @@ fn show(args: &SimArgs, table: impl FnOnce() -> String, figures: &impl Serialize
         fs::write(file, json()?).with_context(|| format!("write {}", file.display()))?;
     }
     super::print(&match args.output {
-        Output::Table => table(),
-        Output::Json => json()?,
+        Form::Table => table(),
+        Form::Json => json()?,
     })
 }
 

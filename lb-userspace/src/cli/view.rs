@@ -18,6 +18,15 @@ pub(super) enum Output {
     Json,
 }
 
+/// The same of commands that have no more columns than they show.
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+pub(super) enum Form {
+    /// For people
+    Table,
+    /// Everything, for programs
+    Json,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct View {
     /// Form of the output
