@@ -2,6 +2,7 @@
 
 pub mod bed;
 pub mod bench;
+pub mod benchmark;
 pub mod daemon;
 pub mod fleet;
 pub mod llama;

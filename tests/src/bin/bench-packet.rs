@@ -2,7 +2,7 @@
 //!
 //! `cargo xtask bench packet` builds the kernel object that it needs and starts it. Needs root: it loads XDP programs.
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
@@ -12,6 +12,7 @@ use guidevane_tests::bench::{
     measure::{Effort, alone, measure},
     report::{self, Line, Report},
 };
+use guidevane_tests::benchmark;
 
 /// Times the packet path in the kernel's own test run, net of the harness, beside a reference in the same run
 #[derive(Debug, Parser)]
@@ -41,13 +42,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    benchmark::exit(run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -75,10 +70,7 @@ fn run(args: &Args) -> Result<()> {
         println!("{}", report::line(case, &measured));
         report.cases.push(Line::new(case, &measured));
     }
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report)?;
-        fs::write(path, text).with_context(|| format!("could not write {}", path.display()))?;
-    }
+    benchmark::write_json(args.json.as_deref(), &report)?;
     let wrong = report.cases.iter().filter(|case| !case.wrong.is_empty()).count();
     if wrong > 0 {
         bail!("{wrong} cases are not what their names say: their figures mean nothing");

@@ -2,11 +2,14 @@
 //!
 //! `cargo xtask bench reaction` builds what it needs and starts it. Needs root: it makes network namespaces.
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use clap::Parser;
-use guidevane_tests::reaction::{Plan, run};
+use guidevane_tests::{
+    benchmark,
+    reaction::{Plan, run},
+};
 
 /// Measures how soon new connections are steered by an XID, a throttled clock and a drain
 #[derive(Debug, Parser)]
@@ -30,28 +33,12 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match measure(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    benchmark::exit(measure(&Args::parse()))
 }
 
 fn measure(args: &Args) -> Result<()> {
     let report = run(&Plan { rounds: args.rounds, tick: args.tick, rate: args.rate })?;
     println!("{report}");
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report)?;
-        fs::write(path, text).with_context(|| format!("could not write {}", path.display()))?;
-    }
-    let failures = report.failures();
-    if !failures.is_empty() {
-        eprintln!("{}", failures.join("\n"));
-        if !args.any_time {
-            bail!("a bound is missed");
-        }
-    }
-    Ok(())
+    benchmark::write_json(args.json.as_deref(), &report)?;
+    benchmark::judge(&report.failures(), args.any_time)
 }

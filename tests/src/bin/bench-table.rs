@@ -3,10 +3,11 @@
 //! `cargo xtask bench table` builds the kernel object that it needs and starts it. Needs root: it loads XDP programs
 //! and makes a network namespace.
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, ValueEnum};
+use guidevane_tests::benchmark;
 use guidevane_tests::storm::{
     bed::{Bed, LOOPBACK},
     churn, flood,
@@ -61,13 +62,7 @@ enum Part {
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    benchmark::exit(run(&Args::parse()))
 }
 
 fn run(args: &Args) -> Result<()> {
@@ -106,10 +101,7 @@ fn run(args: &Args) -> Result<()> {
             failures.extend(report.floods.iter().filter_map(flood::Flooded::unfairness));
         }
     }
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report)?;
-        fs::write(path, text).with_context(|| format!("could not write {}", path.display()))?;
-    }
+    benchmark::write_json(args.json.as_deref(), &report)?;
     if !failures.is_empty() {
         bail!("{}", failures.join("\n"));
     }

@@ -2,11 +2,14 @@
 //!
 //! `cargo xtask bench tick` builds what it needs and starts it. Needs root: it makes network namespaces.
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::Parser;
-use guidevane_tests::upkeep::{self, Plan, report::Report, scraped};
+use guidevane_tests::{
+    benchmark,
+    upkeep::{self, Plan, report::Report, scraped},
+};
 
 /// Measures what the daemon costs by itself, and what it costs a server
 #[derive(Debug, Parser)]
@@ -30,13 +33,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match measure(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    benchmark::exit(measure(&Args::parse()))
 }
 
 fn measure(args: &Args) -> Result<()> {
@@ -53,16 +50,6 @@ fn measure(args: &Args) -> Result<()> {
         Some(server) => println!("{server}"),
         None => println!("no real server is installed; `cargo xtask setup --peers` does that"),
     }
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report)?;
-        fs::write(path, text).with_context(|| format!("could not write {}", path.display()))?;
-    }
-    let failures = report.failures();
-    if !failures.is_empty() {
-        eprintln!("{}", failures.join("\n"));
-        if !args.any_cost {
-            bail!("a bound is missed");
-        }
-    }
-    Ok(())
+    benchmark::write_json(args.json.as_deref(), &report)?;
+    benchmark::judge(&report.failures(), args.any_cost)
 }
